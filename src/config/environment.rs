@@ -1,0 +1,137 @@
+//! The environment over the file: the service's own names, and `GATEWAY__SECTION__KEY`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::{Config, ConfigError};
+
+/// The part of the environment that is ours, read once.
+#[derive(Debug, Default)]
+pub struct Environment(BTreeMap<String, String>);
+
+/// The service's names and the key each stands for.
+const NAMES: [(&str, &str, &str); 4] = [
+    ("BASE_ENDPOINT", "public", "base_endpoint"),
+    ("UPSTREAM_URL", "upstream", "url"),
+    ("TLS_CERT_FILE", "tls", "certificate"),
+    ("TLS_KEY_FILE", "tls", "key"),
+];
+const PREFIX: &str = "GATEWAY__";
+/// The name of the key that `REST_KEY` gives.
+const KEY_NAME: &str = "rest_key";
+
+impl Environment {
+    /// Takes the process' environment.
+    pub fn of_process() -> Result<Self, ConfigError> {
+        let mut ours = BTreeMap::new();
+        for (name, value) in std::env::vars_os() {
+            let Some(name) = name.to_str() else { continue };
+            if !is_ours(name) {
+                continue;
+            }
+            let value = value.into_string().map_err(|_invalid| ConfigError(format!("{name}: the value is not UTF-8")))?;
+            ours.insert(name.to_owned(), value);
+        }
+        Ok(Self(ours))
+    }
+
+    /// Takes these pairs; names that are not ours are left out.
+    pub fn of<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        Self(pairs.into_iter().filter(|(name, _)| is_ours(name)).map(|(n, v)| (n.to_owned(), v.to_owned())).collect())
+    }
+
+    /// `table` with the environment laid over it, read strictly. An error names its variable.
+    pub(super) fn lay_over(&self, mut table: Table) -> Result<Config, ConfigError> {
+        for (name, value) in &self.0 {
+            match name.as_str() {
+                "REST_KEY" | "REST_KEY_FILE" => continue,
+                _ => {}
+            }
+            let (section, key) = match NAMES.iter().find(|(known, ..)| known == name) {
+                Some((_, section, key)) => ((*section).to_owned(), (*key).to_owned()),
+                None => generic(name)?,
+            };
+            set(&mut table, &section, &key, value, name)?;
+        }
+        if let Some(key) = self.rest_key()? {
+            let api = section(&mut table, "api");
+            let keys = api.entry("keys").or_insert_with(|| Value::Table(Table::new()));
+            if let Value::Table(keys) = keys {
+                keys.insert(KEY_NAME.into(), Value::String(key));
+            }
+        }
+        read(table).map_err(ConfigError)
+    }
+
+    /// The key of `REST_KEY` or of the file that `REST_KEY_FILE` names; none when empty: then the
+    /// API is closed, as the service itself does (contract section 0).
+    fn rest_key(&self) -> Result<Option<String>, ConfigError> {
+        let key = match (self.0.get("REST_KEY"), self.0.get("REST_KEY_FILE")) {
+            (Some(_), Some(_)) => {
+                return Err(ConfigError("REST_KEY and REST_KEY_FILE are both set: expected one of them".into()));
+            }
+            (Some(key), None) => key.clone(),
+            (None, Some(file)) => match std::fs::read_to_string(Path::new(file)) {
+                Ok(text) => text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t)).to_owned(),
+                // Closed, not refused: the pages and the sockets need no key.
+                Err(e) => {
+                    tracing::error!(file, error = %e, "REST_KEY_FILE cannot be read: the API stays closed");
+                    return Ok(None);
+                }
+            },
+            (None, None) => return Ok(None),
+        };
+        Ok((!key.is_empty()).then_some(key))
+    }
+}
+
+fn is_ours(name: &str) -> bool {
+    name.starts_with(PREFIX) || matches!(name, "REST_KEY" | "REST_KEY_FILE") || NAMES.iter().any(|(known, ..)| *known == name)
+}
+
+fn generic(name: &str) -> Result<(String, String), ConfigError> {
+    let wrong = || ConfigError(format!("{name}: expected {PREFIX}SECTION__KEY, e.g. GATEWAY__UPSTREAM__CONNECT_TIMEOUT"));
+    let (section, key) = name[PREFIX.len()..].split_once("__").ok_or_else(wrong)?;
+    if section.is_empty() || key.is_empty() {
+        return Err(wrong());
+    }
+    Ok((section.to_ascii_lowercase(), key.to_ascii_lowercase()))
+}
+
+/// Sets one key and reads the whole again, so that an error can name the variable.
+fn set(table: &mut Table, name: &str, key: &str, value: &str, variable: &str) -> Result<(), ConfigError> {
+    // A list, a number or a boolean is written as in the file; anything else is text.
+    let literal = toml::from_str::<Table>(&format!("v = {value}")).ok().and_then(|mut t| t.remove("v"));
+    let mut last = None;
+    for candidate in [Some(Value::String(value.to_owned())), literal].into_iter().flatten() {
+        let mut attempt = table.clone();
+        section(&mut attempt, name).insert(key.to_owned(), candidate);
+        match read(attempt.clone()) {
+            Ok(_) => {
+                *table = attempt;
+                return Ok(());
+            }
+            Err(e) => last = Some(e),
+        }
+    }
+    let what = if key == "keys" { "***" } else { value };
+    Err(ConfigError(format!("{variable} = {what:?}: {}", last.unwrap_or_default())))
+}
+
+fn section<'t>(table: &'t mut Table, name: &str) -> &'t mut Table {
+    let entry = table.entry(name).or_insert_with(|| Value::Table(Table::new()));
+    if !entry.is_table() {
+        *entry = Value::Table(Table::new());
+    }
+    match entry {
+        Value::Table(table) => table,
+        _ => unreachable!("made a table above"),
+    }
+}
+
+fn read(table: Table) -> Result<Config, String> {
+    Config::deserialize(Value::Table(table)).map_err(|e| e.to_string().trim_end().replace('\n', " "))
+}

@@ -1,0 +1,205 @@
+//! Values with units, as people write them: `"30s"`, `"64KiB"`, `"100/60s"`, `"off"`.
+//!
+//! Bare numbers are refused: a reader should never have to guess a unit.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use serde::de::{self, Deserializer, Visitor};
+use serde::Deserialize;
+
+/// A span of time: a whole number and one of `ms`, `s`, `m`, `h`, `d`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl Span {
+    const ALLOWED: &str = r#"a whole number with a unit (ms, s, m, h, d), e.g. "30s""#;
+
+    /// Seconds, for defaults.
+    pub const fn secs(n: u64) -> Self {
+        Self(Duration::from_secs(n))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (number, unit) = split_unit(text)?;
+        let millis = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return None,
+        };
+        Some(Self(Duration::from_millis(number.checked_mul(millis)?)))
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = self.0.as_millis();
+        match ms {
+            0 => f.write_str("0s"),
+            ms if ms % 3_600_000 == 0 => write!(f, "{}h", ms / 3_600_000),
+            ms if ms % 60_000 == 0 => write!(f, "{}m", ms / 60_000),
+            ms if ms % 1_000 == 0 => write!(f, "{}s", ms / 1_000),
+            ms => write!(f, "{ms}ms"),
+        }
+    }
+}
+
+/// A number of bytes: a whole number and one of `B`, `KiB`, `MiB`, `GiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes(pub u64);
+
+impl Bytes {
+    const ALLOWED: &str = r#"a whole number with a unit (B, KiB, MiB, GiB), e.g. "64KiB""#;
+
+    fn parse(text: &str) -> Option<Self> {
+        let (number, unit) = split_unit(text)?;
+        let factor = match unit {
+            "B" => 1,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            _ => return None,
+        };
+        number.checked_mul(factor).map(Self)
+    }
+}
+
+/// So many per span of time: `"100/60s"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many are admitted within `per`; never 0.
+    pub count: NonZeroU32,
+    /// The span; never 0.
+    pub per: Duration,
+}
+
+impl Rate {
+    const ALLOWED: &str = r#"a count, a slash and a span, neither of them 0, e.g. "100/60s""#;
+
+    fn parse(text: &str) -> Option<Self> {
+        let (count, per) = text.split_once('/')?;
+        let per = Span::parse(per)?.0;
+        let count = count.parse().ok()?;
+        (!per.is_zero()).then_some(Self { count, per })
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.count, Span(self.per))
+    }
+}
+
+/// A value that can be switched off by the word `"off"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OrOff<T> {
+    /// `"off"`
+    Off,
+    /// The value.
+    On(T),
+}
+
+impl<T> OrOff<T> {
+    /// The value, unless it is off.
+    pub fn on(self) -> Option<T> {
+        match self {
+            Self::Off => None,
+            Self::On(value) => Some(value),
+        }
+    }
+}
+
+fn split_unit(text: &str) -> Option<(u64, &str)> {
+    let end = text.find(|c: char| !c.is_ascii_digit())?;
+    Some((text[..end].parse().ok()?, text[end..].trim_start()))
+}
+
+/// What can be read from one word of text.
+trait FromText: Sized {
+    const ALLOWED: &'static str;
+    fn from_text(text: &str) -> Option<Self>;
+}
+
+macro_rules! from_text {
+    ($($type:ty),+) => {$(
+        impl FromText for $type {
+            const ALLOWED: &'static str = Self::ALLOWED;
+            fn from_text(text: &str) -> Option<Self> {
+                Self::parse(text)
+            }
+        }
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                from.deserialize_any(Text::<Self>(std::marker::PhantomData))
+            }
+        }
+    )+};
+}
+
+from_text!(Span, Bytes, Rate);
+
+impl<T: FromText> FromText for OrOff<T> {
+    const ALLOWED: &'static str = T::ALLOWED;
+    fn from_text(text: &str) -> Option<Self> {
+        if text == "off" { Some(Self::Off) } else { T::from_text(text).map(Self::On) }
+    }
+}
+
+impl<'de, T: FromText> Deserialize<'de> for OrOff<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(Text::<Self>(std::marker::PhantomData))
+    }
+}
+
+struct Text<T>(std::marker::PhantomData<T>);
+
+impl<T: FromText> Visitor<'_> for Text<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(T::ALLOWED)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        T::from_text(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_sizes_and_rates_are_read_as_people_write_them() {
+        assert_eq!(Span::parse("30s"), Some(Span::secs(30)));
+        assert_eq!(Span::parse("250ms"), Some(Span(Duration::from_millis(250))));
+        assert_eq!(Span::parse("1h"), Some(Span::secs(3600)));
+        assert_eq!(Bytes::parse("64KiB"), Some(Bytes(65536)));
+        let rate = Rate::parse("100/60s").unwrap();
+        assert_eq!((rate.count.get(), rate.per.as_secs()), (100, 60));
+    }
+
+    #[test]
+    fn what_has_no_unit_or_a_wrong_one_is_refused() {
+        for bad in ["", "30", "s", "-1s", "1.5s", "30 parsecs", "99999999999999999999s", "18446744073709551615d"] {
+            assert_eq!(Span::parse(bad), None, "{bad:?}");
+        }
+        for bad in ["64", "64KB", "KiB", "18446744073709551615GiB"] {
+            assert_eq!(Bytes::parse(bad), None, "{bad:?}");
+        }
+        for bad in ["0/60s", "100/0s", "100", "100/", "100/60", "a/1s"] {
+            assert_eq!(Rate::parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_span_is_shown_in_its_largest_whole_unit() {
+        for text in ["0s", "30s", "250ms", "5m", "48h"] {
+            assert_eq!(Span::parse(text).unwrap().to_string(), text);
+        }
+    }
+}

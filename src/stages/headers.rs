@@ -1,0 +1,385 @@
+//! The head of the request to the backend, written straight from the client's: hop-by-hop headers
+//! left out (RFC 9110 section 7.6.1), forwarded headers set.
+//!
+//! What depends only on the configuration is one ready-made block for each host; a request adds
+//! the client's address and its id. Managed headers are left out of what the client sent and then
+//! written, so that no `Connection` line can name them away.
+
+use bytes::BytesMut;
+use http::header::{COOKIE, HeaderName};
+use http::{HeaderMap, HeaderValue, Method};
+
+/// Ready-made lines for one of our hosts.
+#[derive(Clone, Debug)]
+pub struct Forwarded {
+    authority: Box<[u8]>,
+    port: Box<[u8]>,
+    /// `Host` and `X-Forwarded-Prefix`.
+    always: Box<[u8]>,
+    /// The lines above, `X-Forwarded-Host`, `-Proto` and `-Port`.
+    all: Box<[u8]>,
+}
+
+impl Forwarded {
+    /// For requests to `authority` (`host[:port]`), public `port` and base path (empty: the root).
+    pub fn new(authority: &str, port: u16, base: &str) -> Self {
+        let prefix = if base.is_empty() { "/" } else { base };
+        let always = format!("host: {authority}\r\nx-forwarded-prefix: {prefix}\r\n");
+        let all = format!("{always}x-forwarded-host: {authority}\r\nx-forwarded-proto: https\r\nx-forwarded-port: {port}\r\n");
+        Self {
+            authority: authority.as_bytes().into(),
+            port: port.to_string().into_bytes().into(),
+            always: always.into_bytes().into(),
+            all: all.into_bytes().into(),
+        }
+    }
+}
+
+/// How the body travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// No body.
+    None,
+    /// So many bytes.
+    Length(u64),
+    /// In chunks.
+    Chunked,
+}
+
+/// What the head to the backend is made of.
+#[derive(Debug)]
+pub struct Outgoing<'a> {
+    /// The client's method.
+    pub method: &'a Method,
+    /// The backend's base path and the rest of the canonical path.
+    pub path: [&'a str; 2],
+    /// The query, byte for byte.
+    pub query: Option<&'a str>,
+    /// The client's headers.
+    pub headers: &'a HeaderMap,
+    /// The lines for the host that was asked for.
+    pub forwarded: &'a Forwarded,
+    /// Address of the peer.
+    pub peer: &'a str,
+    /// Whether forwarded headers of the peer are believed.
+    pub trusted: bool,
+    /// The request's id.
+    pub request_id: &'a HeaderValue,
+    /// How the body travels.
+    pub framing: Framing,
+    /// Whether this is a WebSocket handshake.
+    pub upgrade: bool,
+    /// Whether the answer must come uncompressed.
+    pub identity: bool,
+}
+
+impl Outgoing<'_> {
+    /// Writes the head, empty line included.
+    pub fn write(&self, out: &mut BytesMut) {
+        for part in [self.method.as_str(), " ", self.path[0], self.path[1]] {
+            out.extend_from_slice(part.as_bytes());
+        }
+        if let Some(query) = self.query {
+            out.extend_from_slice(b"?");
+            out.extend_from_slice(query.as_bytes());
+        }
+        out.extend_from_slice(b" HTTP/1.1\r\n");
+        let named = named_by_connection(self.headers);
+        let mut cookies = 0;
+        for (name, value) in self.headers {
+            match kind(name.as_str()) {
+                Kind::EndToEnd => {}
+                Kind::HopByHop | Kind::Written => continue,
+                Kind::Forwarding if self.trusted => {}
+                Kind::Forwarding => continue,
+                Kind::AcceptEncoding if self.identity => continue,
+                Kind::AcceptEncoding => {}
+                // HTTP/2 splits cookies into crumbs, HTTP/1.1 has one line (RFC 9113 section 8.2.3).
+                Kind::Cookie => {
+                    cookies += 1;
+                    continue;
+                }
+            }
+            if named.iter().any(|n| name.as_str().eq_ignore_ascii_case(n)) {
+                continue;
+            }
+            line(out, name.as_str(), value.as_bytes());
+        }
+        if cookies > 0 {
+            out.extend_from_slice(b"cookie: ");
+            for (i, crumb) in self.headers.get_all(COOKIE).iter().enumerate() {
+                if i > 0 {
+                    out.extend_from_slice(b"; ");
+                }
+                out.extend_from_slice(crumb.as_bytes());
+            }
+            out.extend_from_slice(b"\r\n");
+        }
+        self.write_managed(out);
+        out.extend_from_slice(b"\r\n");
+    }
+
+    fn write_managed(&self, out: &mut BytesMut) {
+        let f = self.forwarded;
+        out.extend_from_slice(b"x-forwarded-for: ");
+        if self.trusted {
+            for hop in self.headers.get_all(X_FORWARDED_FOR) {
+                out.extend_from_slice(hop.as_bytes());
+                out.extend_from_slice(b", ");
+            }
+        }
+        out.extend_from_slice(self.peer.as_bytes());
+        out.extend_from_slice(b"\r\n");
+        if self.trusted {
+            out.extend_from_slice(&f.always);
+            for (name, ours) in [("x-forwarded-host", &*f.authority), ("x-forwarded-proto", b"https"), ("x-forwarded-port", &*f.port)] {
+                if !self.headers.contains_key(name) {
+                    line(out, name, ours);
+                }
+            }
+        } else {
+            out.extend_from_slice(&f.all);
+        }
+        line(out, "x-request-id", self.request_id.as_bytes());
+        match self.framing {
+            Framing::None => {}
+            Framing::Length(length) => {
+                // The digits of a u64 fit on the stack.
+                let mut digits = [0u8; 20];
+                let mut at = digits.len();
+                let mut left = length;
+                loop {
+                    at -= 1;
+                    digits[at] = b'0' + (left % 10) as u8;
+                    left /= 10;
+                    if left == 0 {
+                        break;
+                    }
+                }
+                line(out, "content-length", &digits[at..]);
+            }
+            Framing::Chunked => line(out, "transfer-encoding", b"chunked"),
+        }
+        if self.upgrade {
+            out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
+        }
+    }
+}
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+fn line(out: &mut BytesMut, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+enum Kind {
+    EndToEnd,
+    HopByHop,
+    /// Written by us alone, whoever the peer is.
+    Written,
+    /// About the way the request came: only a trusted peer's is believed.
+    Forwarding,
+    AcceptEncoding,
+    Cookie,
+}
+
+fn kind(name: &str) -> Kind {
+    match name {
+        "connection" | "keep-alive" | "proxy-connection" | "proxy-authorization" | "te" | "trailer" | "transfer-encoding"
+        | "upgrade" | "http2-settings" | "expect" => Kind::HopByHop,
+        "host" | "content-length" | "x-request-id" | "x-forwarded-for" | "x-forwarded-prefix" => Kind::Written,
+        "accept-encoding" => Kind::AcceptEncoding,
+        "cookie" => Kind::Cookie,
+        // `Proxy` becomes HTTP_PROXY in CGI-like backends, whoever sent it.
+        "proxy" => Kind::HopByHop,
+        "forwarded" | "via" | "x-real-ip" | "x-client-ip" | "true-client-ip" | "x-original-url" | "x-rewrite-url"
+        | "x-http-method-override" | "x-http-method" | "x-method-override" => Kind::Forwarding,
+        name if name.starts_with("x-forwarded-") || name.starts_with("x-envoy-") => Kind::Forwarding,
+        // Backends that fold `_` and `.` to `-` would see two of a name that must be one.
+        name if name.bytes().any(|b| matches!(b, b'_' | b'.')) => match kind(&name.replace(['_', '.'], "-")) {
+            Kind::EndToEnd if name.eq_ignore_ascii_case("authorization_") => Kind::HopByHop,
+            Kind::EndToEnd if !is_alias_of_credential(name) => Kind::EndToEnd,
+            _ => Kind::HopByHop,
+        },
+        _ => Kind::EndToEnd,
+    }
+}
+
+fn is_alias_of_credential(name: &str) -> bool {
+    let folded = name.replace(['_', '.'], "-");
+    matches!(folded.trim_matches('-'), "authorization" | "x-authorization" | "http-authorization" | "x-api-key")
+}
+
+/// What `Connection` lines name beside their own options. End-to-end headers that decide who the
+/// caller is cannot be named away.
+fn named_by_connection(headers: &HeaderMap) -> Vec<&str> {
+    let mut named = Vec::new();
+    for value in headers.get_all(http::header::CONNECTION) {
+        for token in value.to_str().unwrap_or_default().split(',').map(str::trim) {
+            let option = ["", "close", "keep-alive", "upgrade"].iter().any(|o| token.eq_ignore_ascii_case(o));
+            let kept = ["authorization", "cookie"].iter().any(|k| token.eq_ignore_ascii_case(k));
+            if !option && !kept {
+                named.push(token);
+            }
+        }
+    }
+    named
+}
+
+/// The client's address: from the right of `X-Forwarded-For` past the trusted proxies, when the
+/// peer itself is one. `None`: the peer is the client.
+pub fn client_behind(headers: &HeaderMap, trusted: impl Fn(std::net::IpAddr) -> bool) -> Option<std::net::IpAddr> {
+    let mut client = None;
+    for line in headers.get_all(X_FORWARDED_FOR).iter().rev() {
+        for hop in line.to_str().ok()?.rsplit(',') {
+            // What cannot be read ends the walk: beyond it nobody vouches for anything.
+            let Some(address) = address(hop.trim()) else { return client };
+            client = Some(address);
+            if !trusted(address) {
+                return client;
+            }
+        }
+    }
+    client
+}
+
+fn address(hop: &str) -> Option<std::net::IpAddr> {
+    let plain = hop.strip_prefix('[').and_then(|h| h.split_once(']')).map_or(hop, |(inside, _)| inside);
+    let address = plain.parse().or_else(|_| hop.parse::<std::net::SocketAddr>().map(|a| a.ip())).ok();
+    address.map(|a: std::net::IpAddr| a.to_canonical())
+}
+
+/// What a WebSocket handshake of the client must hold (RFC 6455 section 4.1).
+pub fn is_websocket_upgrade(headers: &HeaderMap) -> bool {
+    has_token(headers, &http::header::CONNECTION, "upgrade") && has_token(headers, &http::header::UPGRADE, "websocket")
+}
+
+/// Whether a comma-separated header holds a word.
+pub fn has_token(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
+    headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).any(|t| t.trim().eq_ignore_ascii_case(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(headers: &[(&str, &str)], trusted: bool, change: impl FnOnce(&mut Outgoing<'_>)) -> String {
+        let map: HeaderMap = headers.iter().map(|(n, v)| (HeaderName::from_bytes(n.as_bytes()).unwrap(), HeaderValue::from_str(v).unwrap())).collect();
+        let forwarded = Forwarded::new("support.acmetech.com", 443, "/cobrowsing");
+        let id = HeaderValue::from_static("id1");
+        let mut outgoing = Outgoing {
+            method: &Method::GET,
+            path: ["/up", "/x"],
+            query: Some("q=%23tag"),
+            headers: &map,
+            forwarded: &forwarded,
+            peer: "192.0.2.7",
+            trusted,
+            request_id: &id,
+            framing: Framing::None,
+            upgrade: false,
+            identity: false,
+        };
+        change(&mut outgoing);
+        let mut out = BytesMut::new();
+        outgoing.write(&mut out);
+        String::from_utf8(out.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn the_head_is_written_with_our_own_forwarded_headers() {
+        assert_eq!(
+            written(&[("accept", "*/*"), ("authorization", "K")], false, |_| {}),
+            "GET /up/x?q=%23tag HTTP/1.1\r\naccept: */*\r\nauthorization: K\r\nx-forwarded-for: 192.0.2.7\r\nhost: support.acmetech.com\r\n\
+             x-forwarded-prefix: /cobrowsing\r\nx-forwarded-host: support.acmetech.com\r\nx-forwarded-proto: https\r\nx-forwarded-port: 443\r\n\
+             x-request-id: id1\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn what_an_untrusted_peer_says_of_the_way_it_came_is_dropped() {
+        let forged = [
+            ("x-forwarded-for", "127.0.0.1"),
+            ("X-Forwarded-Proto", "http"),
+            ("x-forwarded-uri", "/api"),
+            ("x_forwarded_for", "127.0.0.1"),
+            ("x.forwarded.for", "127.0.0.1"),
+            ("x-forwarded_host", "evil"),
+            ("forwarded", "for=evil"),
+            ("x-real-ip", "127.0.0.1"),
+            ("x-original-url", "/api"),
+            ("x-rewrite-url", "/api"),
+            ("x-envoy-original-path", "/api"),
+            ("x-http-method-override", "DELETE"),
+            ("x-request-id", "evil"),
+            ("proxy", "http://evil"),
+            ("authorization_", "K"),
+            ("x_authorization", "K"),
+        ];
+        assert_eq!(written(&forged, false, |_| {}), written(&[], false, |_| {}));
+    }
+
+    #[test]
+    fn a_trusted_peer_is_believed_and_appended_to() {
+        let head = written(&[("x-forwarded-for", "198.51.100.1"), ("x-forwarded-host", "other"), ("x-forwarded-prefix", "/evil")], true, |_| {});
+        assert!(head.contains("x-forwarded-for: 198.51.100.1, 192.0.2.7\r\n"), "{head}");
+        assert!(head.contains("x-forwarded-host: other\r\n") && !head.contains("x-forwarded-host: support"), "{head}");
+        assert!(head.contains("x-forwarded-proto: https\r\n"), "{head}");
+        assert!(head.contains("x-forwarded-prefix: /cobrowsing\r\n") && !head.contains("evil"), "{head}");
+    }
+
+    #[test]
+    fn hop_by_hop_headers_and_those_that_connection_names_are_left_out() {
+        let hops = [
+            ("connection", "keep-alive, X-Mine"),
+            ("connection", "x-second, Authorization, x-forwarded-for"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("trailer", "x"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "x"),
+            ("proxy-authorization", "x"),
+            ("transfer-encoding", "chunked"),
+            ("expect", "100-continue"),
+            ("x-mine", "1"),
+            ("x-second", "2"),
+            ("authorization", "K"),
+        ];
+        assert_eq!(written(&hops, false, |_| {}), written(&[("authorization", "K")], false, |_| {}));
+    }
+
+    #[test]
+    fn cookie_crumbs_become_one_line() {
+        assert!(written(&[("cookie", "a=1"), ("cookie", "b=2")], false, |_| {}).contains("cookie: a=1; b=2\r\n"));
+    }
+
+    #[test]
+    fn body_and_upgrade_lines_are_ours() {
+        let with = |framing| written(&[("content-length", "7")], false, |o| o.framing = framing);
+        assert!(!with(Framing::None).contains("content-length"));
+        assert!(with(Framing::Length(0)).contains("content-length: 0\r\n"));
+        assert!(with(Framing::Length(u64::MAX)).contains("content-length: 18446744073709551615\r\n"));
+        assert!(with(Framing::Chunked).contains("transfer-encoding: chunked\r\n"));
+        assert!(written(&[("upgrade", "websocket")], false, |o| o.upgrade = true).contains("connection: upgrade\r\nupgrade: websocket\r\n"));
+    }
+
+    #[test]
+    fn the_client_is_the_first_untrusted_hop_from_the_right() {
+        let trusted = |a: std::net::IpAddr| a.to_string().starts_with("10.");
+        let walk = |lines: &[&str]| {
+            let map: HeaderMap = lines.iter().map(|v| (X_FORWARDED_FOR, HeaderValue::from_str(v).unwrap())).collect();
+            client_behind(&map, trusted).map(|a| a.to_string())
+        };
+        assert_eq!(walk(&["6.6.6.6, 198.51.100.1, 10.0.0.2"]).as_deref(), Some("198.51.100.1"));
+        assert_eq!(walk(&["6.6.6.6", "198.51.100.1, 10.0.0.2"]).as_deref(), Some("198.51.100.1"));
+        assert_eq!(walk(&["10.0.0.1, 10.0.0.2"]).as_deref(), Some("10.0.0.1"));
+        assert_eq!(walk(&["nonsense, 10.0.0.2"]).as_deref(), Some("10.0.0.2"));
+        assert_eq!(walk(&["[2001:db8::1]:443"]).as_deref(), Some("2001:db8::1"));
+        assert_eq!(walk(&["::ffff:198.51.100.1"]).as_deref(), Some("198.51.100.1"));
+        assert_eq!(walk(&["unknown"]), None);
+        assert_eq!(walk(&[]), None);
+    }
+}

@@ -1,0 +1,9 @@
+//! What operators see: metrics, log, and the record of each request that feeds both.
+
+mod log;
+mod metrics;
+mod record;
+
+pub use log::{LogGuard, start_log};
+pub use metrics::{ClosedBy, Metrics, PolicyCounters};
+pub use record::{Record, Recorder};

@@ -1,0 +1,173 @@
+//! The record of one request: begun with its head, ended with the last byte of its answer or
+//! with its tunnel; then it becomes one log line and its metrics.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{Method, StatusCode, Version};
+use prometheus::IntCounter;
+
+use super::metrics::{ClosedBy, Metrics};
+use crate::body::End;
+use crate::names::{METHODS, Route, method_index};
+use crate::peer::Peer;
+use crate::reject::Reject;
+
+/// A worker's way to the metrics: the handles it has used, so that a request looks none up.
+pub struct Recorder {
+    /// The process' metrics.
+    pub metrics: Arc<Metrics>,
+    /// For each route and method, the status codes seen and their counters: few, so searched in line.
+    requests: RefCell<Vec<Vec<(u16, IntCounter)>>>,
+}
+
+impl Recorder {
+    /// A recorder for one worker.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, requests: RefCell::new(vec![Vec::new(); Route::ALL.len() * METHODS.len()]) }
+    }
+
+    fn count(&self, route: Route, method: usize, status: StatusCode) {
+        let code = status.as_u16();
+        let mut requests = self.requests.borrow_mut();
+        let row = &mut requests[route.index() * METHODS.len() + method];
+        if let Some((_, counter)) = row.iter().find(|(seen, _)| *seen == code) {
+            counter.inc();
+            return;
+        }
+        // Codes beyond those that HTTP defines classes for share one series.
+        let label = if code < 600 { status.as_str() } else { "other" };
+        let counter = self.metrics.requests.with_label_values(&[route.as_str(), METHODS[method], label]);
+        counter.inc();
+        row.push((code, counter));
+    }
+}
+
+/// One request, from its head to its end.
+pub struct Record {
+    recorder: Rc<Recorder>,
+    peer: Rc<Peer>,
+    started: Instant,
+    method: usize,
+    version: Version,
+    /// What it is for.
+    pub route: Route,
+    /// The name of its key.
+    pub key: Option<Arc<str>>,
+    /// The client's address, when it is not the peer's.
+    pub client: Option<std::net::IpAddr>,
+    /// Its id, once known.
+    pub request_id: http::HeaderValue,
+    /// The answer's status.
+    pub status: StatusCode,
+    /// Why the gateway refused it.
+    pub reject: Option<Reject>,
+    /// Time the backend took for the head of its answer.
+    pub upstream: Option<Duration>,
+    /// Bytes of its body.
+    pub received: u64,
+    tunnel: Option<(ClosedBy, u64)>,
+    ended: bool,
+}
+
+impl Record {
+    /// Begins with the head of a request.
+    pub fn begin(recorder: &Rc<Recorder>, peer: &Rc<Peer>, method: &Method, version: Version) -> Self {
+        recorder.metrics.inflight.inc();
+        Self {
+            recorder: Rc::clone(recorder),
+            peer: Rc::clone(peer),
+            started: Instant::now(),
+            method: method_index(method),
+            version,
+            route: Route::None,
+            key: None,
+            client: None,
+            request_id: http::HeaderValue::from_static(""),
+            status: StatusCode::OK,
+            reject: None,
+            upstream: None,
+            received: 0,
+            tunnel: None,
+            ended: false,
+        }
+    }
+
+    /// The answer was a 101 and both sides agreed: the request is over for the gauges, the record
+    /// goes on until the tunnel ends.
+    pub fn upgraded(&mut self) {
+        let metrics = &self.recorder.metrics;
+        metrics.inflight.dec();
+        self.recorder.count(self.route, self.method, self.status);
+        metrics.websocket_active(self.route).inc();
+        self.tunnel = Some((ClosedBy::Error, 0));
+    }
+
+    /// The tunnel is over: `received` bytes came from the client, `sent` went to it.
+    pub fn tunnel_ended(mut self, by: ClosedBy, received: u64, sent: u64) {
+        self.received = received;
+        self.tunnel = Some((by, sent));
+    }
+
+    fn end(&mut self, sent: u64, complete: bool) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let metrics = &self.recorder.metrics;
+        let took = self.started.elapsed();
+        let (sent, closed_by) = match self.tunnel {
+            Some((by, sent)) => {
+                metrics.websocket_active(self.route).dec();
+                metrics.websocket_closed(by);
+                metrics.websocket_duration.observe(took.as_secs_f64());
+                (sent, Some(by))
+            }
+            None => {
+                metrics.inflight.dec();
+                self.recorder.count(self.route, self.method, self.status);
+                metrics.duration[self.route.index()].observe(took.as_secs_f64());
+                (sent, None)
+            }
+        };
+        if let Some(upstream) = self.upstream {
+            metrics.upstream_duration.observe(upstream.as_secs_f64());
+        }
+        if let Some(reject) = self.reject {
+            metrics.rejected[reject.index()].inc();
+        }
+        tracing::info!(
+            target: "access",
+            request_id = self.request_id.to_str().unwrap_or_default(),
+            client = self.client.map(tracing::field::display),
+            peer = &*self.peer.text,
+            proto = if self.version == Version::HTTP_2 { "h2" } else { "h1" },
+            method = METHODS[self.method],
+            route = self.route.as_str(),
+            status = self.status.as_u16(),
+            error = self.reject.map(Reject::code),
+            key_id = self.key.as_deref(),
+            duration_ms = took.as_micros() as f64 / 1e3,
+            upstream_ms = self.upstream.map(|d| d.as_micros() as f64 / 1e3),
+            bytes_received = self.received,
+            bytes_sent = sent,
+            aborted = (!complete).then_some(true),
+            closed_by = closed_by.map(ClosedBy::as_str),
+        );
+    }
+}
+
+impl End for Record {
+    fn ended(mut self, sent: u64, complete: bool) {
+        self.end(sent, complete);
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        // A tunnel ends by being dropped; anything else that was not ended was aborted.
+        let tunnel = self.tunnel.is_some();
+        self.end(0, tunnel);
+    }
+}
