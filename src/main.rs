@@ -1,2 +1,7 @@
-//! stub
-fn main() {}
+//! The process.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cobrowse_gateway::commands::main()
+}

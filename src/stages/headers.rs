@@ -252,16 +252,6 @@ fn address(hop: &str) -> Option<std::net::IpAddr> {
     address.map(|a: std::net::IpAddr| a.to_canonical())
 }
 
-/// What a WebSocket handshake of the client must hold (RFC 6455 section 4.1).
-pub fn is_websocket_upgrade(headers: &HeaderMap) -> bool {
-    has_token(headers, &http::header::CONNECTION, "upgrade") && has_token(headers, &http::header::UPGRADE, "websocket")
-}
-
-/// Whether a comma-separated header holds a word.
-pub fn has_token(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
-    headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).any(|t| t.trim().eq_ignore_ascii_case(word))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

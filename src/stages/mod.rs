@@ -4,3 +4,4 @@ pub mod auth;
 pub mod headers;
 pub mod rewrite;
 pub mod route;
+pub mod websocket;

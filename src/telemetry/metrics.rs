@@ -118,7 +118,7 @@ impl Metrics {
         let connects = counters(&r, "gateway_upstream_connects_total", "Connections to the backend, by result.", &["result"])?;
         let build = gauges(&r, "gateway_build_info", "1; the label tells the version.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        register(&r, prometheus::process_collector::ProcessCollector::for_self())?;
+        r.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         Ok(Self {
             requests: counters(&r, "gateway_requests_total", "Requests answered, by route, method and status code.", &["route", "method", "code"])?,
             duration: Route::ALL.map(|route| duration.with_label_values(&[route.as_str()])),
@@ -196,10 +196,7 @@ pub(super) fn unix_now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
 }
 
-fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C>
-where
-    C: Sized,
-{
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
     registry.register(Box::new(collector.clone()))?;
     Ok(collector)
 }

@@ -1,0 +1,102 @@
+//! Health and metrics for operators, on an address of their own, plain HTTP.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+
+use crate::drain::Drain;
+use crate::telemetry::{LogGuard, Metrics};
+use crate::upstream::health::Health;
+
+/// What the admin address tells of.
+pub struct Admin {
+    /// The process' metrics.
+    pub metrics: Arc<Metrics>,
+    /// Whether listeners are bound and everything is loaded.
+    pub started: Cell<bool>,
+    /// Whether the process is about to end.
+    pub draining: Cell<bool>,
+    /// The backend.
+    pub health: Health,
+    /// The process' tasks.
+    pub drain: Drain,
+    /// The log.
+    pub log: LogGuard,
+}
+
+/// Serves until the process ends.
+pub async fn serve(listener: TcpListener, admin: Rc<Admin>) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            continue;
+        };
+        let admin = Rc::clone(&admin);
+        // Not one of the tasks that a drain waits for: it is asked until the very end.
+        drop(tokio::task::spawn_local(async move {
+            let service = service_fn(|request| {
+                let answer = admin.answer(&request);
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            let connection = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
+            drop(connection.await);
+        }));
+    }
+}
+
+impl Admin {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+        }
+        match request.uri().path() {
+            // The process: an answer at all is the answer. Never asks the backend.
+            "/livez" => text(StatusCode::OK, "ok\n"),
+            "/startupz" if self.started.get() => text(StatusCode::OK, "ok\n"),
+            "/startupz" => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+            "/readyz" => match self.unready() {
+                None => text(StatusCode::OK, "ok\n"),
+                Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
+            },
+            "/metrics" => self.metrics(),
+            _ => text(StatusCode::NOT_FOUND, "here are /livez, /readyz, /startupz and /metrics\n"),
+        }
+    }
+
+    fn unready(&self) -> Option<&'static str> {
+        match () {
+            () if self.draining.get() => Some("draining\n"),
+            () if !self.started.get() => Some("starting\n"),
+            () if !self.health.is_up() => Some("the backend accepts no connections\n"),
+            () => None,
+        }
+    }
+
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        let dropped = self.log.dropped();
+        self.metrics.log_dropped.inc_by(dropped.saturating_sub(self.metrics.log_dropped.get()));
+        self.metrics.drain_remaining.set(if self.draining.get() { self.drain.remaining() as i64 } else { 0 });
+        let mut response = Response::new(Full::from(self.metrics.text()));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+        response
+    }
+}
+
+fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(Bytes::from_static(body.as_bytes())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,86 @@
+//! The commands: what each takes, and which file does it.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "commands speak to the person who typed them")]
+
+mod cert;
+mod check;
+mod healthcheck;
+mod run;
+#[cfg(feature = "visitor")]
+mod visitor;
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, ConfigError, Environment};
+
+/// TLS, key, limit and base-path gateway in front of an on-premise cobrowsing service.
+///
+/// Without a command it runs the gateway. The service's own environment names work as they are:
+/// BASE_ENDPOINT, REST_KEY (or REST_KEY_FILE); plus UPSTREAM_URL, TLS_CERT_FILE, TLS_KEY_FILE, and
+/// every key of the file as GATEWAY__SECTION__KEY.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    /// Configuration file; without it ./gateway.toml if it is there, else defaults and environment.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway (the default).
+    Run,
+    /// Read the configuration and the files it names, and say what is wrong.
+    Check,
+    /// Make a self-signed certificate for development.
+    Cert(cert::Arguments),
+    /// Ask the local gateway whether it is ready; exit code 0 or 1.
+    Healthcheck,
+    /// Run the built-in visitor backend by itself.
+    #[cfg(feature = "visitor")]
+    Visitor(visitor::Arguments),
+}
+
+/// Does what the process was asked for. Exit codes: 0 done or drained, 1 configuration or start
+/// failed, 2 wrong usage.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let config = || load(cli.config.as_deref());
+    let done = match &cli.command {
+        None | Some(Command::Run) => run::run(config),
+        Some(Command::Check) => check::check(config),
+        Some(Command::Cert(arguments)) => cert::make(arguments),
+        Some(Command::Healthcheck) => healthcheck::ask(config),
+        #[cfg(feature = "visitor")]
+        Some(Command::Visitor(arguments)) => visitor::run(arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Wrong(what)) => {
+            eprintln!("cobrowse-gateway: {what}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why a command failed, as it is said.
+struct Wrong(String);
+
+impl<E: Display> From<E> for Wrong {
+    fn from(e: E) -> Self {
+        Self(e.to_string())
+    }
+}
+
+/// The file that applies, and what it and the environment say.
+fn load(named: Option<&Path>) -> Result<Config, ConfigError> {
+    let beside = Path::new("gateway.toml");
+    let file = named.or_else(|| beside.exists().then_some(beside));
+    Config::load(file, &Environment::of_process()?)
+}

@@ -1,0 +1,49 @@
+//! `run`: the gateway.
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+
+use super::Wrong;
+use crate::config::{Config, ConfigError};
+use crate::process;
+use crate::snapshot::{self, Snapshot};
+
+pub(super) fn run(config: impl FnOnce() -> Result<Config, ConfigError>) -> Result<(), Wrong> {
+    let config = config()?;
+    process::run(&config, |listen, snapshot| {
+        // A person who tries it gets told what to do next; a service has its log.
+        if snapshot::uses_built_in(&config) || std::io::stderr().is_terminal() {
+            eprint!("{}", welcome(&config, listen, snapshot));
+        }
+    })?;
+    Ok(())
+}
+
+/// Where everything is, and a line to copy for each API call.
+fn welcome(config: &Config, listen: SocketAddr, snapshot: &Snapshot) -> String {
+    let base = snapshot.endpoint.url();
+    let api = format!("{}{}", base.trim_end_matches('/'), config.api.path);
+    let trust = match &config.tls.certificate {
+        Some(file) if config.tls.development => format!(" --cacert {}", file.display()),
+        _ => String::new(),
+    };
+    let backend = if snapshot::uses_built_in(config) {
+        format!("built-in visitor backend on http://{}", config.visitor.listen)
+    } else {
+        format!("http://{}", snapshot.upstream.authority)
+    };
+    let curl = format!("curl{trust} -H \"Authorization: $REST_KEY\"");
+    let api_state = if snapshot.keys.is_empty() { "closed: set REST_KEY to open it" } else { "open to who sends the key" };
+    let mut text = format!(
+        "\nCobrowse Gateway {version}\n\n  public   {base}  (listening on {listen})\n  backend  {backend}\n  API      {api}  ({api_state})\n  admin    http://{admin}/  (livez, readyz, startupz, metrics)\n",
+        version = env!("CARGO_PKG_VERSION"),
+        admin = config.admin.listen,
+    );
+    if !snapshot.keys.is_empty() {
+        text += &format!(
+            "\nTry it (with REST_KEY set in that shell, too):\n\n  {curl} {api}/visitors/list/latest\n  {curl} '{api}/visitors/list/search?q=online'\n  {curl} {api}/visitors/SHORT_ID\n  {curl} -H 'Content-Type: application/json' \\\n    -d '{{\"licenseToken\":\"any\",\"agent\":{{\"id\":\"1\",\"name\":\"Ada\"}}}}' {api}/visitors/SHORT_ID/watch_url\n\nOpen {base} in a browser to become a visitor.\n"
+        );
+    }
+    text.push('\n');
+    text
+}

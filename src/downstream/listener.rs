@@ -1,0 +1,132 @@
+//! One listener a worker (`SO_REUSEPORT`): the kernel spreads connections, and a connection stays
+//! on its core.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use super::connection;
+use crate::peer::Peer;
+use crate::pipeline::Worker;
+
+/// What bounds the client's side.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Most open connections in all workers together.
+    pub connections: usize,
+    /// Open connections.
+    pub open: Arc<AtomicUsize>,
+    /// Largest head of a request, bytes.
+    pub header_bytes: usize,
+    /// Most header fields of a request.
+    pub header_count: usize,
+    /// Most concurrent streams of an HTTP/2 connection.
+    pub h2_streams: u32,
+    /// Longest TLS handshake.
+    pub handshake: Duration,
+    /// Longest time for the head of a request.
+    pub header: Duration,
+    /// Longest time without a request.
+    pub keep_alive: Duration,
+}
+
+/// Binds `address`, which other workers may bind too. Accepted sockets inherit its options.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)))?;
+    // Data that nobody acknowledges for so long: the client is gone without a word.
+    socket.set_tcp_user_timeout(Some(Duration::from_secs(60)))?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(4096)?;
+    Ok(socket.into())
+}
+
+/// Accepts until the process drains.
+pub async fn serve(listener: TcpListener, worker: Rc<Worker>, limits: Rc<Limits>) {
+    let mut pause = Duration::ZERO;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = worker.drain.stopping() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                pause = Duration::ZERO;
+                accept(stream, address, &worker, &limits);
+            }
+            Err(e) if is_about_one_client(&e) => {}
+            Err(e) => {
+                // Out of files or memory: try again soon, and never give up.
+                worker.recorder.metrics.accept_errors.inc();
+                tracing::warn!(error = %e, "cannot accept");
+                pause = (pause * 2).clamp(Duration::from_millis(5), Duration::from_secs(1));
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+}
+
+fn is_about_one_client(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted)
+}
+
+fn accept(stream: TcpStream, address: SocketAddr, worker: &Rc<Worker>, limits: &Rc<Limits>) {
+    let Some(place) = Place::take(&limits.open, limits.connections) else {
+        worker.recorder.metrics.connections_refused.inc();
+        return;
+    };
+    let snapshot = worker.snapshot();
+    let peer = Rc::new(Peer::new(address, &snapshot.trusted_proxies));
+    let acceptor = TlsAcceptor::from(Arc::clone(&snapshot.tls.config));
+    let (owner, limits) = (Rc::clone(worker), Rc::clone(limits));
+    worker.drain.spawn(async move {
+        let handshake = tokio::time::timeout(limits.handshake, acceptor.accept(stream));
+        let cut = owner.drain.cutting();
+        let shaken = tokio::select! {
+            shaken = handshake => shaken,
+            () = cut => return,
+        };
+        let failed = match shaken {
+            // A task of its own: the state of the handshake is freed with this one.
+            Ok(Ok(stream)) => {
+                let drain = owner.drain.clone();
+                return drain.spawn(connection::serve(stream, owner, peer, limits, place));
+            }
+            Ok(Err(e)) if e.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => "tls",
+            Ok(Err(_)) => "io",
+            Err(_) => "timeout",
+        };
+        owner.recorder.metrics.handshake_failures.with_label_values(&[failed]).inc();
+    });
+}
+
+/// One of the places under `limits.connections`.
+pub(super) struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(open: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let place = Self(Arc::clone(open));
+        (open.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

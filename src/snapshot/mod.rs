@@ -1,0 +1,170 @@
+//! Everything in force now: compiled from the configuration and the files it names, immutable.
+//! Requests take it from one `ArcSwap`, each anew, so that a change holds from the next request on.
+
+mod endpoint;
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+
+use crate::config::{Config, ConfigError, Workers};
+use crate::rate_limit::RateLimits;
+use crate::stages::auth::Keys;
+use crate::stages::headers::Forwarded;
+use crate::stages::rewrite::{Rewrite, Tree};
+use crate::stages::route::Routes;
+use crate::telemetry::Metrics;
+use crate::tls::{self, Pair, Served};
+use crate::upstream;
+
+pub use endpoint::Endpoint;
+
+/// The word for the built-in backend in `upstream.url`.
+const BUILT_IN: &str = "visitor";
+
+/// Where requests find what is in force.
+pub type Current = Arc<ArcSwap<Snapshot>>;
+
+/// What is in force.
+pub struct Snapshot {
+    /// The public URL.
+    pub endpoint: Endpoint,
+    /// Paths and hosts.
+    pub routes: Routes,
+    /// Ready-made header lines, one entry a host, in the order of `routes`' hosts.
+    pub forwarded: Box<[Forwarded]>,
+    /// The backend's base path: empty for its root, else without final slash.
+    pub upstream_base: Box<str>,
+    /// Whether the base path without slash is sent to the one with it: where it is stripped, the
+    /// backend cannot tell one from the other and relative links would break.
+    pub add_slash: bool,
+    /// The backend.
+    pub upstream: upstream::Settings,
+    /// Who may use the API.
+    pub keys: Keys,
+    /// How often.
+    pub rate_limits: RateLimits,
+    /// The way back.
+    pub rewrite: Rewrite,
+    /// Largest body of an API request, bytes.
+    pub api_max_body: u64,
+    /// Networks whose forwarded headers are believed.
+    pub trusted_proxies: Box<[IpNet]>,
+    /// A tunnel without a byte for so long is closed.
+    pub websocket_idle: Option<Duration>,
+    /// The certificate that is served.
+    pub tls: Served,
+}
+
+impl Snapshot {
+    /// Compiles `config`, reads the files it names, and registers the policies' and keys' series.
+    pub fn compile(config: &Config, metrics: &Metrics) -> Result<Self, ConfigError> {
+        let public = &config.public;
+        let text = public.base_endpoint.as_deref().ok_or_else(|| {
+            ConfigError("public.base_endpoint is not set: set it, or BASE_ENDPOINT, to the public URL, e.g. https://support.acmetech.com/cobrowsing".into())
+        })?;
+        let endpoint = Endpoint::public(text)?;
+        let backend = if uses_built_in(config) { format!("http://{}", config.visitor.listen) } else { config.upstream.url.clone() };
+        let backend = Endpoint::upstream(&backend)?;
+        let upstream_base = match config.upstream.base_path.as_str() {
+            "same" => endpoint.base.clone(),
+            path => endpoint::base_path("upstream.base_path", path)?,
+        };
+        let api = endpoint::base_path("api.path", &config.api.path)?;
+        if api.is_empty() {
+            return Err(ConfigError::new("api.path", &config.api.path, "a path below the base endpoint, e.g. \"/api\""));
+        }
+        let hosts: Vec<Endpoint> = std::iter::once(Ok(endpoint.clone())).chain(public.extra_hosts.iter().map(|h| Endpoint::host("public.extra_hosts", h))).collect::<Result<_, _>>()?;
+        let keys = Keys::new(config.api.keys.iter().map(|(name, key)| (name.as_str(), key.reveal())));
+        for (name, key) in &config.api.keys {
+            // Such a value could never arrive: header values are visible ASCII without outer spaces.
+            if key.reveal().trim() != key.reveal() || !key.reveal().bytes().all(|b| matches!(b, 0x20..=0x7e)) {
+                return Err(ConfigError(format!("api.keys.{name}: expected visible ASCII characters without leading or trailing spaces")));
+            }
+        }
+        let policies = policies(config, keys.names().count(), metrics)?;
+        let tls = tls(config, &endpoint.host)?;
+        Ok(Self {
+            routes: Routes::new(&endpoint.base, &api, hosts.iter().map(|h| h.host.to_string())),
+            forwarded: hosts.iter().map(|h| Forwarded::new(&h.authority, h.port, &endpoint.base)).collect(),
+            add_slash: upstream_base.is_empty() && !endpoint.base.is_empty(),
+            rewrite: Rewrite::new(
+                Tree { authority: &endpoint.authority, host: &endpoint.host, base: &endpoint.base },
+                Tree { authority: &backend.authority, host: &backend.host, base: &upstream_base },
+                config.rewrite.headers,
+                &config.rewrite.json_fields,
+            ),
+            upstream: upstream::Settings {
+                authority: backend.connect().into(),
+                connect_timeout: config.upstream.connect_timeout.0,
+                response_timeout: config.upstream.response_timeout.0,
+                pool_idle: config.upstream.pool_idle.0,
+                pool_size: config.upstream.pool_size,
+            },
+            upstream_base,
+            endpoint,
+            keys,
+            rate_limits: policies,
+            api_max_body: config.api.max_body.0,
+            trusted_proxies: public.trusted_proxies.clone().into(),
+            websocket_idle: config.websocket.idle.on().map(|span| span.0),
+            tls,
+        })
+    }
+
+    /// Tells the metrics what is in force.
+    pub fn show(&self, metrics: &Metrics) {
+        metrics.api_enabled.set(i64::from(!self.keys.is_empty()));
+        metrics.certificate_not_after.reset();
+        metrics.certificate_not_after.with_label_values(&["default"]).set(self.tls.not_after as f64);
+        for name in self.keys.names() {
+            metrics.key_last_used.with_label_values(&[name]);
+        }
+    }
+}
+
+/// Whether the built-in backend is the backend.
+pub fn uses_built_in(config: &Config) -> bool {
+    config.upstream.url == BUILT_IN
+}
+
+/// How many worker threads.
+pub fn workers(config: &Config) -> NonZeroUsize {
+    match config.limits.workers {
+        Workers::Count(count) => count,
+        Workers::Auto => std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+    }
+}
+
+fn policies(config: &Config, keys: usize, metrics: &Metrics) -> Result<RateLimits, ConfigError> {
+    let policies = &config.rate_limit.policy;
+    for (i, policy) in policies.iter().enumerate() {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
+        if policy.name.is_empty() || !policy.name.bytes().all(plain) {
+            return Err(ConfigError::new("rate_limit.policy.name", &policy.name, "lower-case letters, digits, _ and -"));
+        }
+        if policies[..i].iter().any(|other| other.name == policy.name) {
+            return Err(ConfigError::new("rate_limit.policy.name", &policy.name, "a name that no other policy has"));
+        }
+    }
+    Ok(RateLimits::new(policies, keys, |policy| metrics.policy(&policy.name, policy.enforce)))
+}
+
+fn tls(config: &Config, host: &str) -> Result<Served, ConfigError> {
+    const BOTH: &str = "tls.certificate and tls.key are both needed: set them, or TLS_CERT_FILE and TLS_KEY_FILE, to PEM files (cobrowse-gateway cert makes a pair for development)";
+    let (Some(certificate), Some(key)) = (&config.tls.certificate, &config.tls.key) else { return Err(ConfigError(BOTH.into())) };
+    if config.tls.development && !certificate.exists() && !key.exists() {
+        let mut hosts = vec![host.trim_matches(['[', ']']).to_owned(), "localhost".into(), "127.0.0.1".into()];
+        hosts.dedup();
+        Pair { certificate: certificate.clone(), key: key.clone() }.make(&hosts)?;
+        tracing::info!(certificate = %certificate.display(), "made a self-signed development certificate");
+    }
+    let served = tls::load(certificate, key, config.tls.min_version, host)?;
+    if !served.covers_host {
+        return Err(ConfigError(format!("tls.certificate = {:?}: its names do not cover {host}, the host of public.base_endpoint", certificate.display().to_string())));
+    }
+    Ok(served)
+}

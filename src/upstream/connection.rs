@@ -1,0 +1,129 @@
+//! One connection to the backend, and the stack of idle ones.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio_util::io::poll_read_buf;
+
+use super::Settings;
+
+/// Smallest and largest read.
+const READ: std::ops::RangeInclusive<usize> = 8 << 10..=256 << 10;
+
+/// A connection and what was read of it ahead.
+pub struct Connection {
+    pub(super) stream: TcpStream,
+    pub(super) buffer: BytesMut,
+    read_size: usize,
+    authority: Arc<str>,
+    idle_since: Instant,
+}
+
+impl Connection {
+    pub(super) async fn open(settings: &Settings) -> io::Result<Self> {
+        let stream = TcpStream::connect(&*settings.authority).await?;
+        stream.set_nodelay(true)?;
+        // A backend host that vanished is noticed although a tunnel may be silent for an hour.
+        SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)))?;
+        Ok(Self {
+            stream,
+            buffer: BytesMut::new(),
+            read_size: *READ.start(),
+            authority: Arc::clone(&settings.authority),
+            idle_since: Instant::now(),
+        })
+    }
+
+    /// The socket and what was read of it ahead, for a tunnel.
+    pub fn into_parts(self) -> (TcpStream, BytesMut) {
+        (self.stream, self.buffer)
+    }
+
+    /// Reads more into the buffer; 0 is the end. Reads grow while they fill what they are given.
+    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.buffer.reserve(self.read_size);
+        let room = self.buffer.capacity() - self.buffer.len();
+        let n = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.buffer))?;
+        if n == room {
+            self.read_size = (self.read_size * 2).min(*READ.end());
+        } else if n < self.read_size / 4 {
+            self.read_size = (self.read_size / 2).max(*READ.start());
+        }
+        Poll::Ready(Ok(n))
+    }
+
+    /// Whether the backend has closed it, or said something nobody asked for. `thorough` asks the
+    /// kernel; else only what the event loop has seen already is looked at, which costs no call.
+    fn is_dead(&self, thorough: bool) -> bool {
+        let peek = || {
+            let mut byte = [std::mem::MaybeUninit::uninit()];
+            SockRef::from(&self.stream).peek(&mut byte)
+        };
+        let seen = if thorough { peek() } else { self.stream.try_io(Interest::READABLE, peek) };
+        !matches!(seen, Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+/// Idle connections of one worker, the last used first.
+#[derive(Default)]
+pub(super) struct Pool {
+    idle: RefCell<Vec<Connection>>,
+    /// What the backend's `Keep-Alive: timeout=` allows, when it sent one.
+    announced: Cell<Option<Duration>>,
+}
+
+impl Pool {
+    /// A connection that is alive as far as can be seen.
+    pub(super) fn take(&self, settings: &Settings, thorough: bool) -> Option<Connection> {
+        let limit = self.limit(settings);
+        let mut idle = self.idle.borrow_mut();
+        while let Some(connection) = idle.pop() {
+            if connection.idle_since.elapsed() > limit {
+                // Those below have lain even longer.
+                idle.clear();
+                return None;
+            }
+            if connection.authority == settings.authority && !connection.is_dead(thorough) {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection whose exchange is over and clean.
+    pub(super) fn put(&self, mut connection: Connection, size: usize) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() < size {
+            if connection.buffer.capacity() > 2 * READ.start() {
+                connection.buffer = BytesMut::new();
+            }
+            connection.idle_since = Instant::now();
+            idle.push(connection);
+        }
+    }
+
+    /// The backend closes idle connections after so many seconds: we do it a second earlier.
+    pub(super) fn announce(&self, seconds: u64) {
+        self.announced.set(Some(Duration::from_secs(seconds.saturating_sub(1))));
+    }
+
+    pub(super) fn close_idle(&self, settings: &Settings) {
+        let limit = self.limit(settings);
+        let mut idle = self.idle.borrow_mut();
+        let expired = idle.iter().take_while(|connection| connection.idle_since.elapsed() > limit).count();
+        idle.drain(..expired);
+        idle.retain(|connection| !connection.is_dead(false));
+    }
+
+    fn limit(&self, settings: &Settings) -> Duration {
+        self.announced.get().map_or(settings.pool_idle, |announced| announced.min(settings.pool_idle))
+    }
+}

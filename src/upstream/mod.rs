@@ -1,0 +1,155 @@
+//! The backend's side: connections kept by each worker, one HTTP/1.1 exchange at a time on each.
+//!
+//! The client is our own: a head that is already bytes is written with the first of its body in
+//! one call, nothing is copied to be able to send it again, and a connection needs no task.
+
+mod connection;
+mod download;
+mod exchange;
+mod head;
+pub mod health;
+pub mod tunnel;
+mod upload;
+
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+pub use connection::Connection;
+use connection::Pool;
+pub use download::Download;
+pub use exchange::Answer;
+pub use upload::Upload;
+
+use crate::reject::Reject;
+use crate::telemetry::Metrics;
+
+/// How the backend is reached.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `host:port`; a name is resolved for each new connection.
+    pub authority: Arc<str>,
+    /// Longest time to open a connection.
+    pub connect_timeout: Duration,
+    /// Longest time without progress until the head of the answer is there.
+    pub response_timeout: Duration,
+    /// How long a kept connection may lie idle.
+    pub pool_idle: Duration,
+    /// Most idle connections kept.
+    pub pool_size: usize,
+}
+
+/// What there is to know of a request before it is sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask {
+    /// The answer to HEAD has no body.
+    pub head: bool,
+    /// Sending it twice does what sending it once does (RFC 9110 section 9.2.2).
+    pub idempotent: bool,
+    /// A WebSocket handshake: only then a 101 is an answer.
+    pub upgrade: bool,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum Failure {
+    /// No connection could be opened.
+    Unreachable(std::io::Error),
+    /// No head of an answer in time.
+    Timeout,
+    /// The connection broke or the backend broke the protocol; how.
+    Broken(&'static str),
+    /// The client's body is over the limit.
+    TooLarge,
+    /// The client's body broke off or was malformed.
+    ClientBroken,
+    /// The client's body made no progress.
+    ClientSlow,
+}
+
+impl Failure {
+    /// What the client is told.
+    pub fn reject(&self) -> Reject {
+        match self {
+            Self::Unreachable(_) => Reject::UpstreamUnreachable,
+            Self::Timeout => Reject::UpstreamTimeout,
+            Self::Broken(_) => Reject::UpstreamFailed,
+            Self::TooLarge => Reject::PayloadTooLarge,
+            Self::ClientBroken => Reject::BadRequest("The request's body broke off or is malformed."),
+            Self::ClientSlow => Reject::RequestTimeout,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable(e) => write!(f, "cannot connect: {e}"),
+            Self::Timeout => f.write_str("no answer in time"),
+            Self::Broken(how) => f.write_str(how),
+            Self::TooLarge => f.write_str("request body over the limit"),
+            Self::ClientBroken => f.write_str("request body broke off"),
+            Self::ClientSlow => f.write_str("request body made no progress"),
+        }
+    }
+}
+
+/// One worker's connections to the backend.
+pub struct Upstream {
+    pool: Rc<Pool>,
+    metrics: Arc<Metrics>,
+}
+
+impl Upstream {
+    /// No connection yet.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { pool: Rc::new(Pool::default()), metrics }
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    ///
+    /// A kept connection that turns out to be closed is replaced once by a fresh one, provided
+    /// that nothing of the request was written, or that it has no body and is idempotent: a
+    /// request that may have had an effect is never sent twice.
+    pub async fn send(&self, settings: &Settings, ask: Ask, head: Bytes, body: Option<Upload>) -> Result<Answer, Failure> {
+        let mut outgoing = upload::Outgoing::new(head, body);
+        outgoing.prefetch(settings.response_timeout).await?;
+        let kept = if ask.upgrade { None } else { self.pool.take(settings, !ask.idempotent) };
+        if let Some(connection) = kept {
+            match self.exchange(settings, connection, ask, outgoing).await {
+                Ok(answer) => return Ok(answer),
+                Err(stopped) => {
+                    outgoing = stopped.outgoing;
+                    if !stopped.stale || !outgoing.rewind(ask.idempotent) {
+                        return Err(stopped.failure);
+                    }
+                    self.metrics.upstream_reused_reset.inc();
+                }
+            }
+        }
+        let connection = self.connect(settings).await?;
+        self.exchange(settings, connection, ask, outgoing).await.map_err(|stopped| stopped.failure)
+    }
+
+    /// Closes kept connections that have lain idle too long; to be called about once a second.
+    pub fn close_idle(&self, settings: &Settings) {
+        self.pool.close_idle(settings);
+    }
+
+    async fn connect(&self, settings: &Settings) -> Result<Connection, Failure> {
+        let opened = tokio::time::timeout(settings.connect_timeout, Connection::open(settings)).await;
+        match opened.unwrap_or_else(|_elapsed| Err(std::io::ErrorKind::TimedOut.into())) {
+            Ok(connection) => {
+                self.metrics.upstream_connects.inc();
+                Ok(connection)
+            }
+            Err(e) => {
+                self.metrics.upstream_connect_failures.inc();
+                Err(Failure::Unreachable(e))
+            }
+        }
+    }
+}

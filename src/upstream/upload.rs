@@ -1,0 +1,152 @@
+//! What goes to the backend: a head that is already bytes, and maybe a body that streams.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+
+use super::Failure;
+
+/// The body of a client's request.
+pub struct Upload {
+    body: Incoming,
+    chunked: bool,
+    /// Bytes that may still come.
+    allowance: Option<u64>,
+}
+
+impl Upload {
+    /// `chunked`: the length is not known. `limit`: the most bytes that are sent on.
+    pub fn new(body: Incoming, chunked: bool, limit: Option<u64>) -> Self {
+        Self { body, chunked, allowance: limit }
+    }
+}
+
+/// A request being sent.
+pub(super) struct Outgoing {
+    head: Bytes,
+    /// Unsent parts, in order: head, chunk size, data, end of chunk.
+    parts: [Bytes; 4],
+    body: Option<Upload>,
+    had_body: bool,
+    /// Whether the last thing waited for was the client.
+    waits_for_client: bool,
+    /// Bytes of it that the kernel has taken.
+    pub(super) written: u64,
+    /// Bytes of the client's body so far.
+    pub(super) received: u64,
+}
+
+impl Outgoing {
+    pub(super) fn new(head: Bytes, body: Option<Upload>) -> Self {
+        let parts = [head.clone(), Bytes::new(), Bytes::new(), Bytes::new()];
+        Self { head, parts, had_body: body.is_some(), body, waits_for_client: false, written: 0, received: 0 }
+    }
+
+    /// Waits for the first bytes of the body, so that they travel with the head, and a slow client
+    /// holds no connection to the backend.
+    pub(super) async fn prefetch(&mut self, patience: Duration) -> Result<(), Failure> {
+        if self.body.is_none() {
+            return Ok(());
+        }
+        let first = poll_fn(|cx| self.poll_body(cx));
+        tokio::time::timeout(patience, first).await.unwrap_or(Err(Failure::ClientSlow))
+    }
+
+    /// Makes it ready to be sent again from its beginning; `false`: that must not be.
+    pub(super) fn rewind(&mut self, idempotent: bool) -> bool {
+        if self.written == 0 {
+            return true;
+        }
+        if self.had_body || !idempotent {
+            return false;
+        }
+        self.parts[0] = self.head.clone();
+        self.written = 0;
+        true
+    }
+
+    pub(super) fn waits_for_client(&self) -> bool {
+        self.waits_for_client
+    }
+
+    /// Sends until all is sent.
+    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>, stream: &mut TcpStream) -> Poll<Result<(), Failure>> {
+        loop {
+            self.waits_for_client = false;
+            while self.parts.iter().any(|part| !part.is_empty()) {
+                let n = ready!(self.poll_write(cx, stream)).map_err(|_io| Failure::Broken("the backend took no more of the request"))?;
+                self.advance(n);
+            }
+            if self.body.is_none() {
+                return Poll::Ready(Ok(()));
+            }
+            self.waits_for_client = true;
+            ready!(self.poll_body(cx))?;
+        }
+    }
+
+    fn poll_write(&self, cx: &mut Context<'_>, stream: &mut TcpStream) -> Poll<io::Result<usize>> {
+        let n = if self.parts[1..].iter().all(Bytes::is_empty) {
+            ready!(Pin::new(stream).poll_write(cx, &self.parts[0]))?
+        } else {
+            let slices = self.parts.each_ref().map(|part| IoSlice::new(part));
+            ready!(Pin::new(stream).poll_write_vectored(cx, &slices))?
+        };
+        Poll::Ready(if n == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(n) })
+    }
+
+    fn advance(&mut self, mut n: usize) {
+        self.written += n as u64;
+        for part in &mut self.parts {
+            let step = n.min(part.len());
+            part.advance(step);
+            n -= step;
+        }
+    }
+
+    /// Takes the next piece of the body; at its end `body` is gone.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        let Some(upload) = &mut self.body else { return Poll::Ready(Ok(())) };
+        loop {
+            let data = match ready!(Pin::new(&mut upload.body).poll_frame(cx)) {
+                // Trailers are dropped: nothing of them may be merged into the head.
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) if !data.is_empty() => data,
+                    Ok(_) | Err(_) => continue,
+                },
+                Some(Err(_)) => return Poll::Ready(Err(Failure::ClientBroken)),
+                None => {
+                    if upload.chunked {
+                        self.parts[3] = Bytes::from_static(b"0\r\n\r\n");
+                    }
+                    self.body = None;
+                    return Poll::Ready(Ok(()));
+                }
+            };
+            if let Some(allowance) = &mut upload.allowance {
+                *allowance = match allowance.checked_sub(data.len() as u64) {
+                    Some(left) => left,
+                    None => return Poll::Ready(Err(Failure::TooLarge)),
+                };
+            }
+            self.received += data.len() as u64;
+            if upload.chunked {
+                self.parts[1] = Bytes::from(format!("{:x}\r\n", data.len()));
+                self.parts[3] = Bytes::from_static(b"\r\n");
+            }
+            self.parts[2] = data;
+            if !upload.chunked && upload.body.is_end_stream() {
+                self.body = None;
+            }
+            return Poll::Ready(Ok(()));
+        }
+    }
+}
