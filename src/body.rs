@@ -13,7 +13,7 @@ pub trait End {
 }
 
 /// A body in memory, or one that streams from `S`; `E` learns when it ended.
-pub struct Body<S, E: End> {
+pub struct Body<S: HttpBody<Data = Bytes> + Unpin, E: End + Unpin> {
     source: Source<S>,
     end: Option<E>,
     sent: u64,
@@ -24,15 +24,23 @@ enum Source<S> {
     Stream(S),
 }
 
-impl<S, E: End> Body<S, E> {
+impl<S: HttpBody<Data = Bytes> + Unpin, E: End + Unpin> Body<S, E> {
     /// A body in memory, maybe empty.
     pub fn full(bytes: Bytes, end: Option<E>) -> Self {
-        Self { source: Source::Full(bytes), end, sent: 0 }
+        Self {
+            source: Source::Full(bytes),
+            end,
+            sent: 0,
+        }
     }
 
     /// A body that streams.
     pub fn stream(stream: S, end: E) -> Self {
-        Self { source: Source::Stream(stream), end: Some(end), sent: 0 }
+        Self {
+            source: Source::Stream(stream),
+            end: Some(end),
+            sent: 0,
+        }
     }
 
     fn finish(&mut self, complete: bool) {
@@ -46,7 +54,10 @@ impl<S: HttpBody<Data = Bytes> + Unpin, E: End + Unpin> HttpBody for Body<S, E> 
     type Data = Bytes;
     type Error = S::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, S::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, S::Error>>> {
         let this = self.get_mut();
         let frame = match &mut this.source {
             Source::Full(bytes) if bytes.is_empty() => None,
@@ -82,10 +93,9 @@ impl<S: HttpBody<Data = Bytes> + Unpin, E: End + Unpin> HttpBody for Body<S, E> 
     }
 }
 
-impl<S, E: End> Drop for Body<S, E> {
+impl<S: HttpBody<Data = Bytes> + Unpin, E: End + Unpin> Drop for Body<S, E> {
     fn drop(&mut self) {
-        // An empty body is never asked for: dropping it whole is its end.
-        let complete = matches!(&self.source, Source::Full(bytes) if bytes.is_empty());
-        self.finish(complete);
+        // An empty body, as after HEAD, is never asked for: dropping it whole is its end.
+        self.finish(self.is_end_stream());
     }
 }

@@ -35,4 +35,3 @@ pub mod visitor;
 
 pub mod commands;
 pub mod process;
-

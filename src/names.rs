@@ -53,7 +53,11 @@ impl Route {
     /// Whether it needs a key.
     pub const fn is_api(self) -> bool {
         match self {
-            Self::VisitorsLatest | Self::VisitorsSearch | Self::Visitor | Self::WatchUrl | Self::ApiOther => true,
+            Self::VisitorsLatest
+            | Self::VisitorsSearch
+            | Self::Visitor
+            | Self::WatchUrl
+            | Self::ApiOther => true,
             Self::Screen | Self::Page | Self::None => false,
         }
     }
@@ -65,11 +69,16 @@ impl Route {
 }
 
 /// The methods that have a label of their own; the rest is `OTHER`.
-pub const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "OTHER"];
+pub const METHODS: [&str; 8] = [
+    "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "OTHER",
+];
 
 /// Position of `method` in [`METHODS`].
 pub fn method_index(method: &Method) -> usize {
-    METHODS.iter().position(|m| *m == method.as_str()).unwrap_or(METHODS.len() - 1)
+    METHODS
+        .iter()
+        .position(|m| *m == method.as_str())
+        .unwrap_or(METHODS.len() - 1)
 }
 
 #[cfg(test)]

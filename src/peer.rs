@@ -19,7 +19,11 @@ impl Peer {
     /// The peer at `address`, trusted when it lies in one of `trusted`.
     pub fn new(address: SocketAddr, trusted: &[IpNet]) -> Self {
         let address = address.ip().to_canonical();
-        Self { address, text: address.to_string().into(), trusted: is_trusted(address, trusted) }
+        Self {
+            address,
+            text: address.to_string().into(),
+            trusted: is_trusted(address, trusted),
+        }
     }
 }
 
@@ -34,7 +38,10 @@ mod tests {
 
     #[test]
     fn an_ipv4_mapped_address_is_the_ipv4_address() {
-        let peer = Peer::new("[::ffff:10.1.2.3]:5".parse().unwrap(), &["10.0.0.0/8".parse().unwrap()]);
+        let peer = Peer::new(
+            "[::ffff:10.1.2.3]:5".parse().unwrap(),
+            &["10.0.0.0/8".parse().unwrap()],
+        );
         assert_eq!(&*peer.text, "10.1.2.3");
         assert!(peer.trusted);
     }

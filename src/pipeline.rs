@@ -13,7 +13,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HOST, LOCATION, UPGRADE};
+use http::header::{
+    ACCEPT, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HOST, LOCATION,
+    UPGRADE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -137,21 +140,37 @@ pub type AnswerBody = Body<Download, Finish>;
 
 /// Answers one request. Always an answer: what goes wrong inside becomes one here, and is told
 /// once, when the last byte of it is through.
-pub async fn handle(session: Rc<Session>, request: Request<Incoming>) -> Result<Response<AnswerBody>, Infallible> {
-    let mut record = Record::begin(&session.worker.recorder, &session.peer, request.method(), request.version());
+pub async fn handle(
+    session: Rc<Session>,
+    request: Request<Incoming>,
+) -> Result<Response<AnswerBody>, Infallible> {
+    let mut record = Record::begin(
+        &session.worker.recorder,
+        &session.peer,
+        request.method(),
+        request.version(),
+    );
     let in_flight = InFlight::begin(session);
     let session = &in_flight.0;
     record.request_id = request_id(session, request.headers());
     let id = record.request_id.clone();
     let preference = Preference::of(request.headers());
-    let answered = answer(session, request, &mut record).await.unwrap_or_else(|reject| {
-        record.reject = Some(reject);
-        Answered::Full(reject.answer(preference.form(record.route), id.to_str().unwrap_or_default()))
-    });
+    let answered = answer(session, request, &mut record)
+        .await
+        .unwrap_or_else(|reject| {
+            record.reject = Some(reject);
+            Answered::Full(reject.answer(
+                preference.form(record.route),
+                id.to_str().unwrap_or_default(),
+            ))
+        });
     let mut response = match answered {
         Answered::Streams(answer) => {
             record.status = answer.status;
-            let finish = Finish { record: Some(record), _in_flight: in_flight };
+            let finish = Finish {
+                record: Some(record),
+                _in_flight: in_flight,
+            };
             let mut response = Response::new(Body::stream(answer.body, finish));
             *response.status_mut() = answer.status;
             *response.headers_mut() = answer.headers;
@@ -159,14 +178,20 @@ pub async fn handle(session: Rc<Session>, request: Request<Incoming>) -> Result<
         }
         Answered::Full(response) => {
             record.status = response.status();
-            let finish = Finish { record: Some(record), _in_flight: in_flight };
+            let finish = Finish {
+                record: Some(record),
+                _in_flight: in_flight,
+            };
             response.map(|bytes| Body::full(bytes, Some(finish)))
         }
         Answered::Switches(response, backend) => {
             record.status = response.status();
             record.upgraded();
             *session.tunnel.borrow_mut() = Some(Tunnel { backend, record });
-            let finish = Finish { record: None, _in_flight: in_flight };
+            let finish = Finish {
+                record: None,
+                _in_flight: in_flight,
+            };
             response.map(|()| Body::full(Bytes::new(), Some(finish)))
         }
     };
@@ -186,7 +211,11 @@ enum Answered {
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The way of a request through the stages.
-async fn answer(session: &Session, request: Request<Incoming>, record: &mut Record) -> Result<Answered, Reject> {
+async fn answer(
+    session: &Session,
+    request: Request<Incoming>,
+    record: &mut Record,
+) -> Result<Answered, Reject> {
     let snapshot = session.worker.snapshot();
     let (head, body) = request.into_parts();
     match head.method {
@@ -196,7 +225,10 @@ async fn answer(session: &Session, request: Request<Incoming>, record: &mut Reco
     }
 
     // Route.
-    let host = snapshot.routes.host(&head.uri, head.headers.get_all(HOST).iter().map(HeaderValue::as_bytes))?;
+    let host = snapshot.routes.host(
+        &head.uri,
+        head.headers.get_all(HOST).iter().map(HeaderValue::as_bytes),
+    )?;
     let routed = snapshot.routes.judge(head.uri.path())?;
     record.route = routed.route;
 
@@ -204,12 +236,19 @@ async fn answer(session: &Session, request: Request<Incoming>, record: &mut Reco
     let client = client(&snapshot, session, &head.headers, record);
     if routed.route.is_api() {
         let key = authorize(&snapshot, &session.worker.recorder, &head.headers, record)?;
-        snapshot.rate_limits.check(key, client).map_err(|limited| Reject::RateLimited { retry_after: limited.retry_after })?;
+        snapshot
+            .rate_limits
+            .check(key, client)
+            .map_err(|limited| Reject::RateLimited {
+                retry_after: limited.retry_after,
+            })?;
     }
     let rest = match routed.place {
         Place::Below(rest) => rest,
         Place::Outside => return Err(Reject::NotFound),
-        Place::Bare if snapshot.add_slash && !head.headers.contains_key(UPGRADE) => return Ok(Answered::Full(add_slash(&snapshot, head.uri.query()))),
+        Place::Bare if snapshot.add_slash && !head.headers.contains_key(UPGRADE) => {
+            return Ok(Answered::Full(add_slash(&snapshot, head.uri.query())));
+        }
         Place::Bare => "".into(),
     };
 
@@ -226,7 +265,11 @@ async fn answer(session: &Session, request: Request<Incoming>, record: &mut Reco
     let mut out = BytesMut::with_capacity(1 << 10);
     Outgoing {
         method: &head.method,
-        path: if snapshot.upstream_base.is_empty() && rest.is_empty() { ["/", ""] } else { [&snapshot.upstream_base, &rest] },
+        path: if snapshot.upstream_base.is_empty() && rest.is_empty() {
+            ["/", ""]
+        } else {
+            [&snapshot.upstream_base, &rest]
+        },
         query: head.uri.query(),
         headers: &head.headers,
         forwarded: &snapshot.forwarded[host],
@@ -238,10 +281,19 @@ async fn answer(session: &Session, request: Request<Incoming>, record: &mut Reco
         identity: rewrites_body,
     }
     .write(&mut out);
-    let upload = (framing != Framing::None).then(|| Upload::new(body, framing == Framing::Chunked, limit));
-    let ask = Ask { head: head.method == Method::HEAD, idempotent: is_idempotent(&head.method), upgrade: upgrade.is_some() };
+    let upload =
+        (framing != Framing::None).then(|| Upload::new(body, framing == Framing::Chunked, limit));
+    let ask = Ask {
+        head: head.method == Method::HEAD,
+        idempotent: is_idempotent(&head.method),
+        upgrade: upgrade.is_some(),
+    };
     let sent = Instant::now();
-    let answered = session.worker.upstream.send(&snapshot.upstream, ask, out.freeze(), upload).await;
+    let answered = session
+        .worker
+        .upstream
+        .send(&snapshot.upstream, ask, out.freeze(), upload)
+        .await;
     let mut answer = answered.map_err(|failure| {
         tracing::debug!(request_id = ?record.request_id, failure = %failure, "no answer from the backend");
         failure.reject()
@@ -263,22 +315,40 @@ async fn answer(session: &Session, request: Request<Incoming>, record: &mut Reco
 /// The id a trusted peer gave, or a new one.
 fn request_id(session: &Session, headers: &HeaderMap) -> HeaderValue {
     let usable = |id: &&HeaderValue| {
-        let plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'/' | b'=' | b'+');
+        let plain = |b: &u8| {
+            b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'/' | b'=' | b'+')
+        };
         (1..=128).contains(&id.len()) && id.as_bytes().iter().all(plain)
     };
-    let given = if session.peer.trusted { headers.get(X_REQUEST_ID).filter(usable).cloned() } else { None };
+    let given = if session.peer.trusted {
+        headers.get(X_REQUEST_ID).filter(usable).cloned()
+    } else {
+        None
+    };
     given.unwrap_or_else(|| session.worker.next_id())
 }
 
-fn client(snapshot: &Snapshot, session: &Session, headers: &HeaderMap, record: &mut Record) -> std::net::IpAddr {
+fn client(
+    snapshot: &Snapshot,
+    session: &Session,
+    headers: &HeaderMap,
+    record: &mut Record,
+) -> std::net::IpAddr {
     if !session.peer.trusted {
         return session.peer.address;
     }
-    record.client = headers::client_behind(headers, |hop| peer::is_trusted(hop, &snapshot.trusted_proxies));
+    record.client = headers::client_behind(headers, |hop| {
+        peer::is_trusted(hop, &snapshot.trusted_proxies)
+    });
     record.client.unwrap_or(session.peer.address)
 }
 
-fn authorize(snapshot: &Snapshot, recorder: &Recorder, headers: &HeaderMap, record: &mut Record) -> Result<usize, Reject> {
+fn authorize(
+    snapshot: &Snapshot,
+    recorder: &Recorder,
+    headers: &HeaderMap,
+    record: &mut Record,
+) -> Result<usize, Reject> {
     let checked = snapshot.keys.check(headers);
     recorder.authorized(checked.map(|position| snapshot.keys.name(position)));
     let position = checked?;
@@ -312,14 +382,21 @@ fn framing(headers: &HeaderMap, body: &Incoming) -> Framing {
 }
 
 fn is_idempotent(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
+    )
 }
 
 /// A 101 is passed on when it is a true answer to the handshake.
 fn switch(key: Option<&[u8]>, answer: Answer) -> Result<Answered, Reject> {
-    let Answer { mut headers, body, .. } = answer;
+    let Answer {
+        mut headers, body, ..
+    } = answer;
     let genuine = key.is_some_and(|key| websocket::accepts(&headers, key));
-    let (true, Some(backend)) = (genuine, body.into_connection()) else { return Err(Reject::UpstreamFailed) };
+    let (true, Some(backend)) = (genuine, body.into_connection()) else {
+        return Err(Reject::UpstreamFailed);
+    };
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     let mut response = Response::new(());
@@ -329,8 +406,14 @@ fn switch(key: Option<&[u8]>, answer: Answer) -> Result<Answered, Reject> {
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    let kind = kind.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
+    let kind = headers
+        .get(CONTENT_TYPE)
+        .map_or(&b""[..], HeaderValue::as_bytes);
+    let kind = kind
+        .split(|b| *b == b';')
+        .next()
+        .unwrap_or_default()
+        .trim_ascii();
     kind.eq_ignore_ascii_case(b"application/json")
 }
 
@@ -340,7 +423,12 @@ const MAX_JSON: usize = 1 << 20;
 /// Reads a small JSON answer and maps its fields. What turns out to be larger, or is encoded in a
 /// way we do not read, is an answer that cannot be made right: an error, not a wrong URL.
 async fn rewrite_body(snapshot: &Snapshot, answer: Answer) -> Result<Answered, Reject> {
-    let Answer { status, mut headers, mut body, .. } = answer;
+    let Answer {
+        status,
+        mut headers,
+        mut body,
+        ..
+    } = answer;
     let mut bytes = BytesMut::new();
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let frame = frame.map_err(|_broken| Reject::UpstreamFailed)?;
@@ -350,7 +438,10 @@ async fn rewrite_body(snapshot: &Snapshot, answer: Answer) -> Result<Answered, R
             return Err(Reject::UpstreamFailed);
         }
     }
-    let encoding = headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes).unwrap_or_default();
+    let encoding = headers
+        .get(CONTENT_ENCODING)
+        .map(HeaderValue::as_bytes)
+        .unwrap_or_default();
     let plain = match encoding {
         b"" | b"identity" => bytes.clone().freeze(),
         b"gzip" | b"x-gzip" => inflate(&bytes).ok_or(Reject::UpstreamFailed)?,
@@ -362,7 +453,14 @@ async fn rewrite_body(snapshot: &Snapshot, answer: Answer) -> Result<Answered, R
     let bytes = match snapshot.rewrite.json(&plain) {
         None => bytes.freeze(),
         Some(mapped) => {
-            for stale in [CONTENT_ENCODING, ETAG, HeaderName::from_static("content-md5"), HeaderName::from_static("digest"), HeaderName::from_static("content-digest"), HeaderName::from_static("repr-digest")] {
+            for stale in [
+                CONTENT_ENCODING,
+                ETAG,
+                HeaderName::from_static("content-md5"),
+                HeaderName::from_static("digest"),
+                HeaderName::from_static("content-digest"),
+                HeaderName::from_static("repr-digest"),
+            ] {
                 headers.remove(stale);
             }
             headers.insert(CONTENT_LENGTH, HeaderValue::from(mapped.len()));
@@ -377,7 +475,10 @@ async fn rewrite_body(snapshot: &Snapshot, answer: Answer) -> Result<Answered, R
 
 fn inflate(bytes: &[u8]) -> Option<Bytes> {
     let mut plain = Vec::new();
-    let read = flate2::read::GzDecoder::new(bytes).take(MAX_JSON as u64 + 1).read_to_end(&mut plain).ok()?;
+    let read = flate2::read::GzDecoder::new(bytes)
+        .take(MAX_JSON as u64 + 1)
+        .read_to_end(&mut plain)
+        .ok()?;
     (read <= MAX_JSON).then(|| plain.into())
 }
 
@@ -387,7 +488,9 @@ struct Preference(Form);
 
 impl Preference {
     fn of(headers: &HeaderMap) -> Self {
-        let html = headers.get(ACCEPT).is_some_and(|accept| memchr::memmem::find(accept.as_bytes(), b"text/html").is_some());
+        let html = headers
+            .get(ACCEPT)
+            .is_some_and(|accept| memchr::memmem::find(accept.as_bytes(), b"text/html").is_some());
         Self(if html { Form::Html } else { Form::Text })
     }
 

@@ -50,11 +50,16 @@ pub fn run(config: &Config, ready: impl FnOnce(SocketAddr, &Snapshot)) -> Result
     let drain = Drain::default();
 
     let listeners = bind(config)?;
-    let address = listeners.first().map_or(Ok(config.public.listen), TcpListener::local_addr).map_err(|e| failed("public.listen", e))?;
+    let address = listeners
+        .first()
+        .map_or(Ok(config.public.listen), TcpListener::local_addr)
+        .map_err(|e| failed("public.listen", e))?;
     let admin_listener = TcpListener::bind(config.admin.listen)
         .and_then(|l| l.set_nonblocking(true).map(|()| l))
         .map_err(|e| failed(&format!("admin.listen = \"{}\"", config.admin.listen), e))?;
-    let admin_address = admin_listener.local_addr().map_err(|e| failed("admin.listen", e))?;
+    let admin_address = admin_listener
+        .local_addr()
+        .map_err(|e| failed("admin.listen", e))?;
     let built_in = start_built_in(config, &current, &drain)?;
 
     let limits = limits(config);
@@ -62,7 +67,12 @@ pub fn run(config: &Config, ready: impl FnOnce(SocketAddr, &Snapshot)) -> Result
         .into_iter()
         .enumerate()
         .map(|(i, listener)| {
-            let (current, metrics, drain, limits) = (Arc::clone(&current), Arc::clone(&metrics), drain.clone(), limits.clone());
+            let (current, metrics, drain, limits) = (
+                Arc::clone(&current),
+                Arc::clone(&metrics),
+                drain.clone(),
+                limits.clone(),
+            );
             std::thread::Builder::new()
                 .name(format!("worker-{i}"))
                 .spawn(move || work(listener, current, metrics, drain, limits))
@@ -79,11 +89,26 @@ pub fn run(config: &Config, ready: impl FnOnce(SocketAddr, &Snapshot)) -> Result
     let runtime = runtime()?;
     runtime.block_on(async {
         let health = Health::default();
-        let watch = health.clone().watch(current.load().upstream.clone(), config.upstream.health_interval.0, Arc::clone(&metrics));
+        let watch = health.clone().watch(
+            current.load().upstream.clone(),
+            config.upstream.health_interval.0,
+            Arc::clone(&metrics),
+        );
         drop(tokio::task::spawn_local(watch));
-        let admin = Rc::new(Admin { metrics: Arc::clone(&metrics), started: Cell::new(true), draining: Cell::new(false), health, drain: drain.clone(), log });
-        let listener = tokio::net::TcpListener::from_std(admin_listener).map_err(|e| failed("admin.listen", e))?;
-        drop(tokio::task::spawn_local(admin::serve(listener, Rc::clone(&admin))));
+        let admin = Rc::new(Admin {
+            metrics: Arc::clone(&metrics),
+            started: Cell::new(true),
+            draining: Cell::new(false),
+            health,
+            drain: drain.clone(),
+            log,
+        });
+        let listener = tokio::net::TcpListener::from_std(admin_listener)
+            .map_err(|e| failed("admin.listen", e))?;
+        drop(tokio::task::spawn_local(admin::serve(
+            listener,
+            Rc::clone(&admin),
+        )));
         drop(tokio::task::spawn_local(tidy(Arc::clone(&current))));
         let mut signals = Signals::new().map_err(|e| failed("signals", e))?;
         signals.next().await;
@@ -92,10 +117,14 @@ pub fn run(config: &Config, ready: impl FnOnce(SocketAddr, &Snapshot)) -> Result
     })?;
     for worker in workers {
         // A worker catches the panics of its tasks; one that died has said so.
-        worker.join().map_err(|_panic| Failed("a worker thread died".into()))?;
+        worker
+            .join()
+            .map_err(|_panic| Failed("a worker thread died".into()))?;
     }
     if let Some(built_in) = built_in {
-        built_in.join().map_err(|_panic| Failed("the built-in backend died".into()))?;
+        built_in
+            .join()
+            .map_err(|_panic| Failed("the built-in backend died".into()))?;
     }
     Ok(())
 }
@@ -123,7 +152,8 @@ async fn drain_all(config: &Config, admin: &Admin, signals: &mut Signals) {
     }
     let cut = admin.drain.remaining();
     admin.drain.cut();
-    let _: Result<(), tokio::time::error::Elapsed> = tokio::time::timeout(Duration::from_secs(2), admin.drain.finished()).await;
+    let _: Result<(), tokio::time::error::Elapsed> =
+        tokio::time::timeout(Duration::from_secs(2), admin.drain.finished()).await;
     tracing::info!(cut, took_ms = begun.elapsed().as_millis() as u64, "drained");
 }
 
@@ -135,7 +165,10 @@ struct Signals {
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
     async fn next(&mut self) {
@@ -147,13 +180,23 @@ impl Signals {
 }
 
 /// One worker: its own runtime, listener and connections to the backend.
-fn work(listener: TcpListener, current: Current, metrics: Arc<Metrics>, drain: Drain, limits: downstream::Limits) {
+fn work(
+    listener: TcpListener,
+    current: Current,
+    metrics: Arc<Metrics>,
+    drain: Drain,
+    limits: downstream::Limits,
+) {
     let Ok(runtime) = runtime() else {
         tracing::error!("a worker has no event loop");
         return;
     };
     runtime.block_on(async {
-        let worker = Rc::new(Worker::new(current, Rc::new(Recorder::new(metrics)), drain.clone()));
+        let worker = Rc::new(Worker::new(
+            current,
+            Rc::new(Recorder::new(metrics)),
+            drain.clone(),
+        ));
         let owner = Rc::clone(&worker);
         drop(tokio::task::spawn_local(async move {
             let mut tick = tokio::time::interval(Duration::from_secs(1));
@@ -178,7 +221,10 @@ fn work(listener: TcpListener, current: Current, metrics: Arc<Metrics>, drain: D
 }
 
 fn runtime() -> Result<LocalRuntime, Failed> {
-    Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).map_err(|e| failed("event loop", e))
+    Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+        .map_err(|e| failed("event loop", e))
 }
 
 /// A listener for each worker, all on one address.
@@ -229,43 +275,65 @@ fn raise_file_limit() {
 
 /// The built-in backend on a thread of its own, reached through its socket like any other.
 #[cfg(feature = "visitor")]
-fn start_built_in(config: &Config, current: &Current, drain: &Drain) -> Result<Option<std::thread::JoinHandle<()>>, Failed> {
+fn start_built_in(
+    config: &Config,
+    current: &Current,
+    drain: &Drain,
+) -> Result<Option<std::thread::JoinHandle<()>>, Failed> {
     if !snapshot::uses_built_in(config) {
         return Ok(None);
     }
     let at = config.visitor.listen;
-    let listener = TcpListener::bind(at).and_then(|l| l.set_nonblocking(true).map(|()| l)).map_err(|e| failed(&format!("visitor.listen = \"{at}\""), e))?;
+    let listener = TcpListener::bind(at)
+        .and_then(|l| l.set_nonblocking(true).map(|()| l))
+        .map_err(|e| failed(&format!("visitor.listen = \"{at}\""), e))?;
     let snapshot = current.load();
     let options = crate::visitor::Options {
         base_endpoint: snapshot.endpoint.url(),
-        rest_keys: config.api.keys.values().map(|key| key.reveal().to_owned()).collect(),
+        rest_keys: config
+            .api
+            .keys
+            .values()
+            .map(|key| key.reveal().to_owned())
+            .collect(),
         seed: config.visitor.seed.clone(),
-        mount: if snapshot.upstream_base.is_empty() { "/".into() } else { snapshot.upstream_base.to_string() },
+        mount: if snapshot.upstream_base.is_empty() {
+            "/".into()
+        } else {
+            snapshot.upstream_base.to_string()
+        },
         ..Default::default()
     };
+    let server =
+        crate::visitor::Server::new(&options).map_err(|e| failed("the built-in backend", e))?;
     let drain = drain.clone();
-    let (started, outcome) = std::sync::mpsc::channel();
-    let thread = std::thread::Builder::new().name("visitor".into()).spawn(move || {
-        let Ok(runtime) = Builder::new_current_thread().enable_all().build() else { return };
-        let ended = runtime.block_on(async {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            // It serves until the last request is through.
-            crate::visitor::serve(listener, options, async move { drain.finished().await }).await
+    let thread = std::thread::Builder::new()
+        .name("visitor".into())
+        .spawn(move || {
+            let Ok(runtime) = Builder::new_current_thread().enable_all().build() else {
+                return;
+            };
+            let ended = runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                // It serves until the last request is through.
+                server
+                    .serve(listener, async move { drain.finished().await })
+                    .await
+            });
+            if let Err(e) = ended {
+                tracing::error!(error = %e, "the built-in backend ended");
+            }
         });
-        if let Err(e) = ended {
-            let _: Result<(), _> = started.send(e.to_string());
-        }
-    });
     let thread = thread.map_err(|e| failed("the built-in backend", e))?;
-    // Bad options end it at once; otherwise it serves.
-    if let Ok(e) = outcome.recv_timeout(Duration::from_millis(200)) {
-        return Err(failed("the built-in backend", e));
-    }
     Ok(Some(thread))
 }
 
 #[cfg(not(feature = "visitor"))]
-fn start_built_in(config: &Config, _: &Current, _: &Drain) -> Result<Option<std::thread::JoinHandle<()>>, Failed> {
+fn start_built_in(
+    config: &Config,
+    _: &Current,
+    _: &Drain,
+) -> Result<Option<std::thread::JoinHandle<()>>, Failed> {
     if snapshot::uses_built_in(config) {
         return Err(Failed("upstream.url = \"visitor\": this binary was built without the built-in backend: expected http://host[:port]".into()));
     }

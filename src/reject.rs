@@ -122,7 +122,9 @@ impl Reject {
     pub fn status(self) -> StatusCode {
         match self {
             Self::ApiNotEnabled | Self::InvalidApiKey => StatusCode::UNAUTHORIZED,
-            Self::DuplicateAuthorization | Self::AmbiguousPath(_) | Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::DuplicateAuthorization | Self::AmbiguousPath(_) | Self::BadRequest(_) => {
+                StatusCode::BAD_REQUEST
+            }
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MisdirectedRequest => StatusCode::MISDIRECTED_REQUEST,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -131,7 +133,9 @@ impl Reject {
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeaderFieldsTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::Overloaded | Self::Draining | Self::NoHealthyUpstream => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Overloaded | Self::Draining | Self::NoHealthyUpstream => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::UpstreamUnreachable | Self::UpstreamFailed => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -141,7 +145,9 @@ impl Reject {
     pub fn message(self) -> &'static str {
         match self {
             Self::ApiNotEnabled => "The REST API is disabled: no REST_KEY is configured.",
-            Self::InvalidApiKey => "Send the API key as the bare value of the Authorization header.",
+            Self::InvalidApiKey => {
+                "Send the API key as the bare value of the Authorization header."
+            }
             Self::DuplicateAuthorization => "Send exactly one Authorization header.",
             Self::AmbiguousPath(how) | Self::BadRequest(how) => how,
             Self::NotFound => "Nothing is here: the service lies below its base path.",
@@ -221,7 +227,10 @@ impl Reject {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if self == Self::MethodNotAllowed {
-            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+            headers.insert(
+                ALLOW,
+                HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+            );
         }
         answer
     }
@@ -270,9 +279,21 @@ mod tests {
 
     #[test]
     fn what_passes_by_itself_says_when_to_come_back() {
-        for (reject, seconds) in [(Reject::RateLimited { retry_after: 7 }, "7"), (Reject::Overloaded, "1"), (Reject::Draining, "1")] {
-            assert_eq!(reject.answer(Form::Text, "x").headers()[RETRY_AFTER], seconds);
+        for (reject, seconds) in [
+            (Reject::RateLimited { retry_after: 7 }, "7"),
+            (Reject::Overloaded, "1"),
+            (Reject::Draining, "1"),
+        ] {
+            assert_eq!(
+                reject.answer(Form::Text, "x").headers()[RETRY_AFTER],
+                seconds
+            );
         }
-        assert!(!Reject::InvalidApiKey.answer(Form::Text, "x").headers().contains_key(RETRY_AFTER));
+        assert!(
+            !Reject::InvalidApiKey
+                .answer(Form::Text, "x")
+                .headers()
+                .contains_key(RETRY_AFTER)
+        );
     }
 }

@@ -26,19 +26,39 @@ pub struct Served {
 }
 
 /// Reads and checks a pair; the key must be the certificate's.
-pub fn load(certificate: &Path, key: &Path, min_version: TlsVersion, host: &str) -> Result<Served, ConfigError> {
+pub fn load(
+    certificate: &Path,
+    key: &Path,
+    min_version: TlsVersion,
+    host: &str,
+) -> Result<Served, ConfigError> {
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect)
         .map_err(|e| at("tls.certificate", certificate, e))?;
-    let Some(leaf) = chain.first() else { return Err(at("tls.certificate", certificate, "no certificate in it")) };
-    let (not_after, covers_host) = facts(leaf, host).map_err(|how| at("tls.certificate", certificate, how))?;
+    let Some(leaf) = chain.first() else {
+        return Err(at("tls.certificate", certificate, "no certificate in it"));
+    };
+    let (not_after, covers_host) =
+        facts(leaf, host).map_err(|how| at("tls.certificate", certificate, how))?;
     let private = PrivateKeyDer::from_pem_file(key).map_err(|e| at("tls.key", key, e))?;
     let provider = aws_lc_rs::default_provider();
-    let signing = provider.key_provider.load_private_key(private).map_err(|e| at("tls.key", key, e))?;
+    let signing = provider
+        .key_provider
+        .load_private_key(private)
+        .map_err(|e| at("tls.key", key, e))?;
     let certified = CertifiedKey::new(chain, signing);
     match certified.keys_match() {
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
-        Err(_) => return Err(at("tls.key", key, format!("does not belong to the certificate in {}", certificate.display()))),
+        Err(_) => {
+            return Err(at(
+                "tls.key",
+                key,
+                format!(
+                    "does not belong to the certificate in {}",
+                    certificate.display()
+                ),
+            ));
+        }
     }
     let versions: &[_] = match min_version {
         TlsVersion::V1_2 => &[&rustls::version::TLS13, &rustls::version::TLS12],
@@ -52,7 +72,11 @@ pub fn load(certificate: &Path, key: &Path, min_version: TlsVersion, host: &str)
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // Tickets carry the session themselves: no table to share between workers or to fill up.
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(|e| ConfigError(format!("tls: {e}")))?;
-    Ok(Served { config: Arc::new(config), not_after, covers_host })
+    Ok(Served {
+        config: Arc::new(config),
+        not_after,
+        covers_host,
+    })
 }
 
 fn at(key: &str, file: &Path, how: impl fmt::Display) -> ConfigError {
@@ -60,9 +84,17 @@ fn at(key: &str, file: &Path, how: impl fmt::Display) -> ConfigError {
 }
 
 fn facts(leaf: &CertificateDer<'_>, host: &str) -> Result<(i64, bool), &'static str> {
-    let (_, certificate) = X509Certificate::from_der(leaf).map_err(|_invalid| "not an X.509 certificate")?;
-    let names = certificate.subject_alternative_name().ok().flatten().map_or(&[][..], |names| &names.value.general_names);
-    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().ok();
+    let (_, certificate) =
+        X509Certificate::from_der(leaf).map_err(|_invalid| "not an X.509 certificate")?;
+    let names = certificate
+        .subject_alternative_name()
+        .ok()
+        .flatten()
+        .map_or(&[][..], |names| &names.value.general_names);
+    let address = host
+        .trim_matches(['[', ']'])
+        .parse::<std::net::IpAddr>()
+        .ok();
     let covers = names.iter().any(|name| match (name, address) {
         (GeneralName::DNSName(pattern), None) => covers(pattern, host),
         (GeneralName::IPAddress(bytes), Some(std::net::IpAddr::V4(v4))) => *bytes == v4.octets(),
@@ -92,7 +124,10 @@ pub struct Pair {
 impl Pair {
     /// Where a pair lies in `folder`.
     pub fn in_folder(folder: &Path) -> Self {
-        Self { certificate: folder.join("dev.pem"), key: folder.join("dev.key") }
+        Self {
+            certificate: folder.join("dev.pem"),
+            key: folder.join("dev.key"),
+        }
     }
 
     /// Makes a self-signed certificate for `hosts`; the key is readable by its owner alone. Files
@@ -101,13 +136,22 @@ impl Pair {
         use std::io::Write;
         use std::os::unix::fs::OpenOptionsExt;
 
-        let made = rcgen::generate_simple_self_signed(hosts.to_vec()).map_err(|e| ConfigError(format!("certificate for {hosts:?}: {e}")))?;
-        for (path, text, mode) in [(&self.key, made.signing_key.serialize_pem(), 0o600), (&self.certificate, made.cert.pem(), 0o644)] {
+        let made = rcgen::generate_simple_self_signed(hosts.to_vec())
+            .map_err(|e| ConfigError(format!("certificate for {hosts:?}: {e}")))?;
+        for (path, text, mode) in [
+            (&self.key, made.signing_key.serialize_pem(), 0o600),
+            (&self.certificate, made.cert.pem(), 0o644),
+        ] {
             if let Some(folder) = path.parent() {
                 fs::create_dir_all(folder).map_err(|e| at("tls", folder, e))?;
             }
-            let file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
-            file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|e| at("tls", path, e))?;
+            let file = fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(mode)
+                .open(path);
+            file.and_then(|mut file| file.write_all(text.as_bytes()))
+                .map_err(|e| at("tls", path, e))?;
         }
         Ok(())
     }

@@ -49,7 +49,9 @@ pub async fn serve(listener: TcpListener, admin: Rc<Admin>) {
                 let answer = admin.answer(&request);
                 async move { Ok::<_, Infallible>(answer) }
             });
-            let connection = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .serve_connection(TokioIo::new(stream), service);
             drop(connection.await);
         }));
     }
@@ -70,7 +72,10 @@ impl Admin {
                 Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
             },
             "/metrics" => self.metrics(),
-            _ => text(StatusCode::NOT_FOUND, "here are /livez, /readyz, /startupz and /metrics\n"),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "here are /livez, /readyz, /startupz and /metrics\n",
+            ),
         }
     }
 
@@ -85,10 +90,19 @@ impl Admin {
 
     fn metrics(&self) -> Response<Full<Bytes>> {
         let dropped = self.log.dropped();
-        self.metrics.log_dropped.inc_by(dropped.saturating_sub(self.metrics.log_dropped.get()));
-        self.metrics.drain_remaining.set(if self.draining.get() { self.drain.remaining() as i64 } else { 0 });
+        self.metrics
+            .log_dropped
+            .inc_by(dropped.saturating_sub(self.metrics.log_dropped.get()));
+        self.metrics.drain_remaining.set(if self.draining.get() {
+            self.drain.remaining() as i64
+        } else {
+            0
+        });
         let mut response = Response::new(Full::from(self.metrics.text()));
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+        response.headers_mut().insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),
+        );
         response
     }
 }
@@ -96,7 +110,12 @@ impl Admin {
 fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(Bytes::from_static(body.as_bytes())));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -1,6 +1,10 @@
 //! The commands: what each takes, and which file does it.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "commands speak to the person who typed them")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "commands speak to the person who typed them"
+)]
 
 mod cert;
 mod check;

@@ -28,12 +28,19 @@ fn welcome(config: &Config, listen: SocketAddr, snapshot: &Snapshot) -> String {
         _ => String::new(),
     };
     let backend = if snapshot::uses_built_in(config) {
-        format!("built-in visitor backend on http://{}", config.visitor.listen)
+        format!(
+            "built-in visitor backend on http://{}",
+            config.visitor.listen
+        )
     } else {
         format!("http://{}", snapshot.upstream.authority)
     };
     let curl = format!("curl{trust} -H \"Authorization: $REST_KEY\"");
-    let api_state = if snapshot.keys.is_empty() { "closed: set REST_KEY to open it" } else { "open to who sends the key" };
+    let api_state = if snapshot.keys.is_empty() {
+        "closed: set REST_KEY to open it"
+    } else {
+        "open to who sends the key"
+    };
     let mut text = format!(
         "\nCobrowse Gateway {version}\n\n  public   {base}  (listening on {listen})\n  backend  {backend}\n  API      {api}  ({api_state})\n  admin    http://{admin}/  (livez, readyz, startupz, metrics)\n",
         version = env!("CARGO_PKG_VERSION"),

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::Wrong;
 use crate::config::Log;
 use crate::telemetry::start_log;
-use crate::visitor::{Options, serve};
+use crate::visitor::{Options, Server};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -44,16 +44,30 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Wrong> {
     let _log = start_log(&Log::default());
     let options = Options {
         base_endpoint: arguments.base_endpoint.clone(),
-        rest_keys: arguments.rest_key.iter().filter(|key| !key.is_empty()).cloned().collect(),
+        rest_keys: arguments
+            .rest_key
+            .iter()
+            .filter(|key| !key.is_empty())
+            .cloned()
+            .collect(),
         secret_key: arguments.secret_key.clone().filter(|key| !key.is_empty()),
         seed: arguments.seed.clone(),
         mount: arguments.mount.clone(),
         token_ttl: Duration::from_secs(arguments.token_ttl),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let server = Server::new(&options)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
-        let listener = tokio::net::TcpListener::bind(arguments.listen).await.map_err(|e| Wrong(format!("--listen {}: {e}", arguments.listen)))?;
-        eprintln!("visitor backend on http://{}{}", listener.local_addr()?, arguments.mount);
+        let listener = tokio::net::TcpListener::bind(arguments.listen)
+            .await
+            .map_err(|e| Wrong(format!("--listen {}: {e}", arguments.listen)))?;
+        eprintln!(
+            "visitor backend on http://{}{}",
+            listener.local_addr()?,
+            arguments.mount
+        );
         let mut terminate = signal(SignalKind::terminate())?;
         let shutdown = async move {
             tokio::select! {
@@ -61,7 +75,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Wrong> {
                 _ = tokio::signal::ctrl_c() => {}
             }
         };
-        serve(listener, options, shutdown).await?;
+        server.serve(listener, shutdown).await?;
         Ok(())
     })
 }

@@ -32,7 +32,9 @@ impl Environment {
             if !is_ours(name) {
                 continue;
             }
-            let value = value.into_string().map_err(|_invalid| ConfigError(format!("{name}: the value is not UTF-8")))?;
+            let value = value
+                .into_string()
+                .map_err(|_invalid| ConfigError(format!("{name}: the value is not UTF-8")))?;
             ours.insert(name.to_owned(), value);
         }
         Ok(Self(ours))
@@ -40,7 +42,13 @@ impl Environment {
 
     /// Takes these pairs; names that are not ours are left out.
     pub fn of<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
-        Self(pairs.into_iter().filter(|(name, _)| is_ours(name)).map(|(n, v)| (n.to_owned(), v.to_owned())).collect())
+        Self(
+            pairs
+                .into_iter()
+                .filter(|(name, _)| is_ours(name))
+                .map(|(n, v)| (n.to_owned(), v.to_owned()))
+                .collect(),
+        )
     }
 
     /// `table` with the environment laid over it, read strictly. An error names its variable.
@@ -58,7 +66,9 @@ impl Environment {
         }
         if let Some(key) = self.rest_key()? {
             let api = section(&mut table, "api");
-            let keys = api.entry("keys").or_insert_with(|| Value::Table(Table::new()));
+            let keys = api
+                .entry("keys")
+                .or_insert_with(|| Value::Table(Table::new()));
             if let Value::Table(keys) = keys {
                 keys.insert(KEY_NAME.into(), Value::String(key));
             }
@@ -71,11 +81,16 @@ impl Environment {
     fn rest_key(&self) -> Result<Option<String>, ConfigError> {
         let key = match (self.0.get("REST_KEY"), self.0.get("REST_KEY_FILE")) {
             (Some(_), Some(_)) => {
-                return Err(ConfigError("REST_KEY and REST_KEY_FILE are both set: expected one of them".into()));
+                return Err(ConfigError(
+                    "REST_KEY and REST_KEY_FILE are both set: expected one of them".into(),
+                ));
             }
             (Some(key), None) => key.clone(),
             (None, Some(file)) => match std::fs::read_to_string(Path::new(file)) {
-                Ok(text) => text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t)).to_owned(),
+                Ok(text) => text
+                    .strip_suffix('\n')
+                    .map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t))
+                    .to_owned(),
                 // Closed, not refused: the pages and the sockets need no key.
                 Err(e) => {
                     tracing::error!(file, error = %e, "REST_KEY_FILE cannot be read: the API stays closed");
@@ -89,11 +104,17 @@ impl Environment {
 }
 
 fn is_ours(name: &str) -> bool {
-    name.starts_with(PREFIX) || matches!(name, "REST_KEY" | "REST_KEY_FILE") || NAMES.iter().any(|(known, ..)| *known == name)
+    name.starts_with(PREFIX)
+        || matches!(name, "REST_KEY" | "REST_KEY_FILE")
+        || NAMES.iter().any(|(known, ..)| *known == name)
 }
 
 fn generic(name: &str) -> Result<(String, String), ConfigError> {
-    let wrong = || ConfigError(format!("{name}: expected {PREFIX}SECTION__KEY, e.g. GATEWAY__UPSTREAM__CONNECT_TIMEOUT"));
+    let wrong = || {
+        ConfigError(format!(
+            "{name}: expected {PREFIX}SECTION__KEY, e.g. GATEWAY__UPSTREAM__CONNECT_TIMEOUT"
+        ))
+    };
     let (section, key) = name[PREFIX.len()..].split_once("__").ok_or_else(wrong)?;
     if section.is_empty() || key.is_empty() {
         return Err(wrong());
@@ -102,11 +123,22 @@ fn generic(name: &str) -> Result<(String, String), ConfigError> {
 }
 
 /// Sets one key and reads the whole again, so that an error can name the variable.
-fn set(table: &mut Table, name: &str, key: &str, value: &str, variable: &str) -> Result<(), ConfigError> {
+fn set(
+    table: &mut Table,
+    name: &str,
+    key: &str,
+    value: &str,
+    variable: &str,
+) -> Result<(), ConfigError> {
     // A list, a number or a boolean is written as in the file; anything else is text.
-    let literal = toml::from_str::<Table>(&format!("v = {value}")).ok().and_then(|mut t| t.remove("v"));
+    let literal = toml::from_str::<Table>(&format!("v = {value}"))
+        .ok()
+        .and_then(|mut t| t.remove("v"));
     let mut last = None;
-    for candidate in [Some(Value::String(value.to_owned())), literal].into_iter().flatten() {
+    for candidate in [Some(Value::String(value.to_owned())), literal]
+        .into_iter()
+        .flatten()
+    {
         let mut attempt = table.clone();
         section(&mut attempt, name).insert(key.to_owned(), candidate);
         match read(attempt.clone()) {
@@ -118,11 +150,16 @@ fn set(table: &mut Table, name: &str, key: &str, value: &str, variable: &str) ->
         }
     }
     let what = if key == "keys" { "***" } else { value };
-    Err(ConfigError(format!("{variable} = {what:?}: {}", last.unwrap_or_default())))
+    Err(ConfigError(format!(
+        "{variable} = {what:?}: {}",
+        last.unwrap_or_default()
+    )))
 }
 
 fn section<'t>(table: &'t mut Table, name: &str) -> &'t mut Table {
-    let entry = table.entry(name).or_insert_with(|| Value::Table(Table::new()));
+    let entry = table
+        .entry(name)
+        .or_insert_with(|| Value::Table(Table::new()));
     if !entry.is_table() {
         *entry = Value::Table(Table::new());
     }
@@ -133,5 +170,6 @@ fn section<'t>(table: &'t mut Table, name: &str) -> &'t mut Table {
 }
 
 fn read(table: Table) -> Result<Config, String> {
-    Config::deserialize(Value::Table(table)).map_err(|e| e.to_string().trim_end().replace('\n', " "))
+    Config::deserialize(Value::Table(table))
+        .map_err(|e| e.to_string().trim_end().replace('\n', " "))
 }

@@ -141,7 +141,11 @@ pub struct Api {
 
 impl Default for Api {
     fn default() -> Self {
-        Self { path: "/api".into(), keys: BTreeMap::new(), max_body: Bytes(64 << 10) }
+        Self {
+            path: "/api".into(),
+            keys: BTreeMap::new(),
+            max_body: Bytes(64 << 10),
+        }
     }
 }
 
@@ -158,11 +162,19 @@ impl Default for RateLimit {
         let policy = |name: &str, per, count, burst| Policy {
             name: name.into(),
             per,
-            rate: Rate { count: std::num::NonZeroU32::new(count).unwrap_or(std::num::NonZeroU32::MIN), per: Span::secs(60).0 },
+            rate: Rate {
+                count: std::num::NonZeroU32::new(count).unwrap_or(std::num::NonZeroU32::MIN),
+                per: Span::secs(60).0,
+            },
             burst: std::num::NonZeroU32::new(burst),
             enforce: true,
         };
-        Self { policy: vec![policy("key", Per::Key, 1200, 200), policy("client", Per::Client, 600, 100)] }
+        Self {
+            policy: vec![
+                policy("key", Per::Key, 1200, 200),
+                policy("client", Per::Client, 600, 100),
+            ],
+        }
     }
 }
 
@@ -209,7 +221,10 @@ pub struct Rewrite {
 
 impl Default for Rewrite {
     fn default() -> Self {
-        Self { headers: true, json_fields: vec!["watch_url".into()] }
+        Self {
+            headers: true,
+            json_fields: vec!["watch_url".into()],
+        }
     }
 }
 
@@ -223,7 +238,9 @@ pub struct Websocket {
 
 impl Default for Websocket {
     fn default() -> Self {
-        Self { idle: OrOff::On(Span::secs(3600)) }
+        Self {
+            idle: OrOff::On(Span::secs(3600)),
+        }
     }
 }
 
@@ -304,7 +321,11 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { handshake: Span::secs(10), header: Span::secs(10), keep_alive: Span::secs(75) }
+        Self {
+            handshake: Span::secs(10),
+            header: Span::secs(10),
+            keep_alive: Span::secs(75),
+        }
     }
 }
 
@@ -320,7 +341,10 @@ pub struct Drain {
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { delay: Span::secs(5), budget: Span::secs(25) }
+        Self {
+            delay: Span::secs(5),
+            budget: Span::secs(25),
+        }
     }
 }
 
@@ -338,7 +362,11 @@ pub struct Log {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::Auto, level: LogLevel::Info, access: true }
+        Self {
+            format: LogFormat::Auto,
+            level: LogLevel::Info,
+            access: true,
+        }
     }
 }
 
@@ -375,7 +403,9 @@ pub struct Admin {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9180)) }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 9180)),
+        }
     }
 }
 
@@ -391,7 +421,10 @@ pub struct Visitor {
 
 impl Default for Visitor {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 5002)), seed: None }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 5002)),
+            seed: None,
+        }
     }
 }
 
@@ -421,11 +454,14 @@ impl Config {
             None => toml::Table::new(),
             Some(path) => {
                 let name = path.display();
-                let text = std::fs::read_to_string(path)
-                    .map_err(|e| ConfigError(format!("{name}: {e}; --config names the file to read")))?;
+                let text = std::fs::read_to_string(path).map_err(|e| {
+                    ConfigError(format!("{name}: {e}; --config names the file to read"))
+                })?;
                 // Read once for itself: only then errors know their line.
-                toml::from_str::<Self>(&text).map_err(|e| ConfigError(format!("{name}: {}", e.to_string().trim_end())))?;
-                let mut table: toml::Table = toml::from_str(&text).map_err(|e| ConfigError(format!("{name}: {e}")))?;
+                toml::from_str::<Self>(&text)
+                    .map_err(|e| ConfigError(format!("{name}: {}", e.to_string().trim_end())))?;
+                let mut table: toml::Table =
+                    toml::from_str(&text).map_err(|e| ConfigError(format!("{name}: {e}")))?;
                 relative_to(path.parent().unwrap_or(Path::new("")), &mut table);
                 table
             }
@@ -437,7 +473,8 @@ impl Config {
 /// Paths in the file are meant from where the file lies.
 fn relative_to(folder: &Path, table: &mut toml::Table) {
     for (section, key) in [("tls", "certificate"), ("tls", "key"), ("visitor", "seed")] {
-        if let Some(toml::Value::String(path)) = table.get_mut(section).and_then(|s| s.get_mut(key)) {
+        if let Some(toml::Value::String(path)) = table.get_mut(section).and_then(|s| s.get_mut(key))
+        {
             *path = folder.join(&*path).to_string_lossy().into_owned();
         }
     }

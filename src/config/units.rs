@@ -6,8 +6,8 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use serde::de::{self, Deserializer, Visitor};
 use serde::Deserialize;
+use serde::de::{self, Deserializer, Visitor};
 
 /// A span of time: a whole number and one of `ms`, `s`, `m`, `h`, `d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,7 +145,11 @@ from_text!(Span, Bytes, Rate);
 impl<T: FromText> FromText for OrOff<T> {
     const ALLOWED: &'static str = T::ALLOWED;
     fn from_text(text: &str) -> Option<Self> {
-        if text == "off" { Some(Self::Off) } else { T::from_text(text).map(Self::On) }
+        if text == "off" {
+            Some(Self::Off)
+        } else {
+            T::from_text(text).map(Self::On)
+        }
     }
 }
 
@@ -185,7 +189,16 @@ mod tests {
 
     #[test]
     fn what_has_no_unit_or_a_wrong_one_is_refused() {
-        for bad in ["", "30", "s", "-1s", "1.5s", "30 parsecs", "99999999999999999999s", "18446744073709551615d"] {
+        for bad in [
+            "",
+            "30",
+            "s",
+            "-1s",
+            "1.5s",
+            "30 parsecs",
+            "99999999999999999999s",
+            "18446744073709551615d",
+        ] {
             assert_eq!(Span::parse(bad), None, "{bad:?}");
         }
         for bad in ["64", "64KB", "KiB", "18446744073709551615GiB"] {

@@ -51,7 +51,11 @@ pub(super) struct Flusher<S>(Rc<RefCell<Inner<S>>>);
 
 /// Splits `stream` into the two.
 pub(super) fn batched<S>(stream: S) -> (Batched<S>, Flusher<S>) {
-    let inner = Rc::new(RefCell::new(Inner { stream, buffer: BytesMut::new(), blocked: false }));
+    let inner = Rc::new(RefCell::new(Inner {
+        stream,
+        buffer: BytesMut::new(),
+        blocked: false,
+    }));
     (Batched(Rc::clone(&inner)), Flusher(inner))
 }
 
@@ -65,13 +69,21 @@ impl<S: AsyncWrite + Unpin> Flusher<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Batched<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0.borrow_mut().stream).poll_read(cx, out)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Batched<S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let inner = &mut *self.0.borrow_mut();
         if inner.blocked || inner.buffer.len() + data.len() > CAPACITY {
             ready!(inner.poll_drain(cx))?;
@@ -83,7 +95,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Batched<S> {
         Poll::Ready(Ok(data.len()))
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let total: usize = slices.iter().map(|s| s.len()).sum();
         let inner = &mut *self.0.borrow_mut();
         if inner.blocked || inner.buffer.len() + total > CAPACITY {
@@ -104,7 +120,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Batched<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let inner = &mut *self.0.borrow_mut();
-        if inner.blocked { inner.poll_drain(cx) } else { Poll::Ready(Ok(())) }
+        if inner.blocked {
+            inner.poll_drain(cx)
+        } else {
+            Poll::Ready(Ok(()))
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -130,7 +150,13 @@ mod tests {
         batched.flush().await.unwrap();
         batched.write_all(b"two").await.unwrap();
         let mut got = [0; 7];
-        assert!(poll_fn(|cx| Poll::Ready(Pin::new(&mut far).poll_read(cx, &mut ReadBuf::new(&mut got)))).await.is_pending());
+        assert!(
+            poll_fn(|cx| Poll::Ready(
+                Pin::new(&mut far).poll_read(cx, &mut ReadBuf::new(&mut got))
+            ))
+            .await
+            .is_pending()
+        );
         poll_fn(|cx| flusher.poll_flush(cx)).await.unwrap();
         far.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"one two");
@@ -141,10 +167,21 @@ mod tests {
         let (near, mut far) = tokio::io::duplex(8);
         let (mut batched, flusher) = batched(near);
         batched.write_all(b"0123456789abcdef").await.unwrap();
-        assert!(poll_fn(|cx| Poll::Ready(flusher.poll_flush(cx))).await.is_pending());
-        assert!(poll_fn(|cx| Poll::Ready(Pin::new(&mut batched).poll_write(cx, b"more"))).await.is_pending());
+        assert!(
+            poll_fn(|cx| Poll::Ready(flusher.poll_flush(cx)))
+                .await
+                .is_pending()
+        );
+        assert!(
+            poll_fn(|cx| Poll::Ready(Pin::new(&mut batched).poll_write(cx, b"more")))
+                .await
+                .is_pending()
+        );
         let mut got = [0; 16];
-        let (read, flushed) = tokio::join!(far.read_exact(&mut got), poll_fn(|cx| flusher.poll_flush(cx)));
+        let (read, flushed) = tokio::join!(
+            far.read_exact(&mut got),
+            poll_fn(|cx| flusher.poll_flush(cx))
+        );
         read.unwrap();
         flushed.unwrap();
         assert_eq!(&got, b"0123456789abcdef");

@@ -24,13 +24,31 @@ use crate::reject::{Form, Reject};
 use crate::upstream::tunnel;
 
 /// Serves a connection whose handshake is done.
-pub(super) async fn serve(stream: TlsStream<TcpStream>, worker: Rc<Worker>, peer: Rc<Peer>, limits: Rc<Limits>, place: Place) {
+pub(super) async fn serve(
+    stream: TlsStream<TcpStream>,
+    worker: Rc<Worker>,
+    peer: Rc<Peer>,
+    limits: Rc<Limits>,
+    place: Place,
+) {
     let metrics = &worker.recorder.metrics;
     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let gauge = if h2 { metrics.connections_h2.clone() } else { metrics.connections_h1.clone() };
+    let gauge = if h2 {
+        metrics.connections_h2.clone()
+    } else {
+        metrics.connections_h1.clone()
+    };
     gauge.inc();
-    let held = Held { gauge, _place: place };
-    let session = Rc::new(Session { worker, peer, in_flight: Cell::new(0), tunnel: RefCell::new(None) });
+    let held = Held {
+        gauge,
+        _place: place,
+    };
+    let session = Rc::new(Session {
+        worker,
+        peer,
+        in_flight: Cell::new(0),
+        tunnel: RefCell::new(None),
+    });
     if h2 {
         serve_h2(stream, session, &limits).await;
         drop(held);
@@ -65,7 +83,13 @@ async fn serve_h1(stream: TlsStream<TcpStream>, session: Rc<Session>, limits: &L
     if limits.header_count != DEFAULT_HEADER_COUNT {
         builder.max_headers(limits.header_count);
     }
-    let mut connection = builder.serve_connection(TokioIo::new(Watched { stream, seen: Rc::clone(&seen) }), service);
+    let mut connection = builder.serve_connection(
+        TokioIo::new(Watched {
+            stream,
+            seen: Rc::clone(&seen),
+        }),
+        service,
+    );
     let mut clock = pin!(Clock::new(&session, limits));
     let mut stop = pin!(session.worker.drain.stopping());
     let mut cut = pin!(session.worker.drain.cutting());
@@ -81,7 +105,10 @@ async fn serve_h1(stream: TlsStream<TcpStream>, session: Rc<Session>, limits: &L
         if cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ended::Cut);
         }
-        clock.as_mut().poll(cx, seen.get()).map(|late| if late { Ended::Slow } else { Ended::Idle })
+        clock
+            .as_mut()
+            .poll(cx, seen.get())
+            .map(|late| if late { Ended::Slow } else { Ended::Idle })
     })
     .await;
     match ended {
@@ -91,7 +118,13 @@ async fn serve_h1(stream: TlsStream<TcpStream>, session: Rc<Session>, limits: &L
                 let parts = connection.into_parts();
                 let drain = session.worker.drain.clone();
                 // A task of its own: what HTTP needed is freed with this one.
-                drain.spawn(carry(parts.io.into_inner().stream, parts.read_buf, agreed, Rc::clone(&session), held));
+                drain.spawn(carry(
+                    parts.io.into_inner().stream,
+                    parts.read_buf,
+                    agreed,
+                    Rc::clone(&session),
+                    held,
+                ));
             }
         }
         Ended::Slow => {
@@ -114,11 +147,23 @@ enum Ended {
 }
 
 /// Carries the bytes of a tunnel until it ends.
-async fn carry(stream: TlsStream<TcpStream>, ahead: bytes::Bytes, agreed: Tunnel, session: Rc<Session>, held: Held) {
+async fn carry(
+    stream: TlsStream<TcpStream>,
+    ahead: bytes::Bytes,
+    agreed: Tunnel,
+    session: Rc<Session>,
+    held: Held,
+) {
     let Tunnel { backend, record } = agreed;
     let (backend, first) = backend.into_parts();
     let idle = session.worker.snapshot().websocket_idle;
-    let closed = tunnel::run((stream, ahead), (backend, first.freeze()), idle, &session.worker.drain).await;
+    let closed = tunnel::run(
+        (stream, ahead),
+        (backend, first.freeze()),
+        idle,
+        &session.worker.drain,
+    )
+    .await;
     let metrics = &session.worker.recorder.metrics;
     metrics.websocket_received.inc_by(closed.received);
     metrics.websocket_sent.inc_by(closed.sent);
@@ -139,7 +184,8 @@ async fn say_too_slow(mut stream: TlsStream<TcpStream>) {
         stream.shutdown().await
     };
     // Who is slow to send may be slow to read: no more than a second for it.
-    let _: Result<_, tokio::time::error::Elapsed> = tokio::time::timeout(Duration::from_secs(1), say).await;
+    let _: Result<_, tokio::time::error::Elapsed> =
+        tokio::time::timeout(Duration::from_secs(1), say).await;
 }
 
 async fn serve_h2(stream: TlsStream<TcpStream>, session: Rc<Session>, limits: &Limits) {
@@ -180,7 +226,11 @@ async fn serve_h2(stream: TlsStream<TcpStream>, session: Rc<Session>, limits: &L
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        if stopping { clock.as_mut().poll(cx, None).map(drop) } else { Poll::Pending }
+        if stopping {
+            clock.as_mut().poll(cx, None).map(drop)
+        } else {
+            Poll::Pending
+        }
     })
     .await;
 }
@@ -211,7 +261,15 @@ struct Clock<'s> {
 impl<'s> Clock<'s> {
     fn new(session: &'s Session, limits: &Limits) -> Self {
         let (header, keep_alive) = (limits.header, limits.keep_alive);
-        Self { session, header, keep_alive, timer: Box::pin(tokio::time::sleep(header)), quiet: None, begun: Instant::now(), served: false }
+        Self {
+            session,
+            header,
+            keep_alive,
+            timer: Box::pin(tokio::time::sleep(header)),
+            quiet: None,
+            begun: Instant::now(),
+            served: false,
+        }
     }
 
     fn restart(mut self: Pin<&mut Self>) {
@@ -258,7 +316,11 @@ struct Watched {
 }
 
 impl AsyncRead for Watched {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         let this = self.get_mut();
         let before = out.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(cx, out);
@@ -270,11 +332,19 @@ impl AsyncRead for Watched {
 }
 
 impl AsyncWrite for Watched {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write(cx, data)
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[std::io::IoSlice<'_>]) -> Poll<std::io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
     }
 

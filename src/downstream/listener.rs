@@ -39,12 +39,20 @@ pub struct Limits {
 
 /// Binds `address`, which other workers may bind too. Accepted sockets inherit its options.
 pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)))?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(Duration::from_secs(60))
+            .with_interval(Duration::from_secs(15)),
+    )?;
     // Data that nobody acknowledges for so long: the client is gone without a word.
     socket.set_tcp_user_timeout(Some(Duration::from_secs(60)))?;
     if address.is_ipv6() && address.ip().is_unspecified() {
@@ -82,7 +90,12 @@ pub async fn serve(listener: TcpListener, worker: Rc<Worker>, limits: Rc<Limits>
 }
 
 fn is_about_one_client(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted)
+    matches!(
+        e.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
 }
 
 fn accept(stream: TcpStream, address: SocketAddr, worker: &Rc<Worker>, limits: &Rc<Limits>) {
@@ -111,7 +124,12 @@ fn accept(stream: TcpStream, address: SocketAddr, worker: &Rc<Worker>, limits: &
             Ok(Err(_)) => "io",
             Err(_) => "timeout",
         };
-        owner.recorder.metrics.handshake_failures.with_label_values(&[failed]).inc();
+        owner
+            .recorder
+            .metrics
+            .handshake_failures
+            .with_label_values(&[failed])
+            .inc();
     });
 }
 

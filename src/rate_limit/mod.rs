@@ -36,19 +36,28 @@ enum Buckets {
 
 impl RateLimits {
     /// Compiles `policies` for so many keys; `counters` gives a policy its series.
-    pub fn new(policies: &[Policy], keys: usize, counters: impl Fn(&Policy) -> PolicyCounters) -> Self {
+    pub fn new(
+        policies: &[Policy],
+        keys: usize,
+        counters: impl Fn(&Policy) -> PolicyCounters,
+    ) -> Self {
         let compile = |policy: &Policy| {
             let quota = quota(policy);
             Compiled {
                 buckets: match policy.per {
-                    Per::Key => Buckets::Keys((0..keys).map(|_| RateLimiter::direct(quota)).collect()),
+                    Per::Key => {
+                        Buckets::Keys((0..keys).map(|_| RateLimiter::direct(quota)).collect())
+                    }
                     Per::Client => Buckets::Clients(RateLimiter::keyed(quota)),
                 },
                 enforce: policy.enforce,
                 counters: counters(policy),
             }
         };
-        Self { policies: policies.iter().map(compile).collect(), clock: DefaultClock::default() }
+        Self {
+            policies: policies.iter().map(compile).collect(),
+            clock: DefaultClock::default(),
+        }
     }
 
     /// Judges one request of the key at `key` from `client`: every policy has to admit it.
@@ -63,7 +72,9 @@ impl RateLimits {
                 Err(until) => {
                     policy.counters.limited.inc();
                     if policy.enforce {
-                        return Err(Limited { retry_after: self.seconds(&until) });
+                        return Err(Limited {
+                            retry_after: self.seconds(&until),
+                        });
                     }
                 }
             }
@@ -84,7 +95,9 @@ impl RateLimits {
     fn seconds(&self, until: &NotUntil<<DefaultClock as Clock>::Instant>) -> u32 {
         let wait: Duration = until.wait_time_from(self.clock.now());
         // Rounded up: who comes when told must be admitted.
-        u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
+        u32::try_from(wait.as_millis().div_ceil(1000))
+            .unwrap_or(u32::MAX)
+            .max(1)
     }
 }
 
@@ -92,7 +105,9 @@ fn quota(policy: &Policy) -> Quota {
     let one = policy.rate.per / policy.rate.count.get();
     let quota = Quota::with_period(one.max(Duration::from_nanos(1)));
     // `None` only for a period of 0, which the line above rules out.
-    quota.unwrap_or_else(|| Quota::per_second(policy.rate.count)).allow_burst(policy.burst.unwrap_or(policy.rate.count))
+    quota
+        .unwrap_or_else(|| Quota::per_second(policy.rate.count))
+        .allow_burst(policy.burst.unwrap_or(policy.rate.count))
 }
 
 /// A client may own a whole /64 (RFC 6177): its addresses share one bucket.
@@ -115,7 +130,10 @@ mod tests {
         let policy = Policy {
             name: "p".into(),
             per,
-            rate: Rate { count: NonZeroU32::new(1).unwrap(), per: Duration::from_secs(60) },
+            rate: Rate {
+                count: NonZeroU32::new(1).unwrap(),
+                per: Duration::from_secs(60),
+            },
             burst: NonZeroU32::new(burst),
             enforce,
         };
@@ -129,16 +147,26 @@ mod tests {
         let client = "192.0.2.1".parse().unwrap();
         assert_eq!(limits.check(0, client), Ok(()));
         assert_eq!(limits.check(0, client), Ok(()));
-        let Err(Limited { retry_after }) = limits.check(0, client) else { panic!("the third is over the burst") };
+        let Err(Limited { retry_after }) = limits.check(0, client) else {
+            panic!("the third is over the burst")
+        };
         assert!((59..=60).contains(&retry_after), "{retry_after}");
-        assert_eq!(limits.check(1, client), Ok(()), "another key has its own bucket");
+        assert_eq!(
+            limits.check(1, client),
+            Ok(()),
+            "another key has its own bucket"
+        );
     }
 
     #[test]
     fn addresses_of_one_ipv6_network_share_a_bucket() {
         let limits = limits(Per::Client, 1, true);
         assert_eq!(limits.check(0, "2001:db8::1".parse().unwrap()), Ok(()));
-        assert!(limits.check(0, "2001:db8::ffff:2".parse().unwrap()).is_err());
+        assert!(
+            limits
+                .check(0, "2001:db8::ffff:2".parse().unwrap())
+                .is_err()
+        );
         assert_eq!(limits.check(0, "2001:db8:0:1::1".parse().unwrap()), Ok(()));
     }
 

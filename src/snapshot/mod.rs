@@ -67,7 +67,11 @@ impl Snapshot {
             ConfigError("public.base_endpoint is not set: set it, or BASE_ENDPOINT, to the public URL, e.g. https://support.acmetech.com/cobrowsing".into())
         })?;
         let endpoint = Endpoint::public(text)?;
-        let backend = if uses_built_in(config) { format!("http://{}", config.visitor.listen) } else { config.upstream.url.clone() };
+        let backend = if uses_built_in(config) {
+            format!("http://{}", config.visitor.listen)
+        } else {
+            config.upstream.url.clone()
+        };
         let backend = Endpoint::upstream(&backend)?;
         let upstream_base = match config.upstream.base_path.as_str() {
             "same" => endpoint.base.clone(),
@@ -75,25 +79,61 @@ impl Snapshot {
         };
         let api = endpoint::base_path("api.path", &config.api.path)?;
         if api.is_empty() {
-            return Err(ConfigError::new("api.path", &config.api.path, "a path below the base endpoint, e.g. \"/api\""));
+            return Err(ConfigError::new(
+                "api.path",
+                &config.api.path,
+                "a path below the base endpoint, e.g. \"/api\"",
+            ));
         }
-        let hosts: Vec<Endpoint> = std::iter::once(Ok(endpoint.clone())).chain(public.extra_hosts.iter().map(|h| Endpoint::host("public.extra_hosts", h))).collect::<Result<_, _>>()?;
-        let keys = Keys::new(config.api.keys.iter().map(|(name, key)| (name.as_str(), key.reveal())));
+        let hosts: Vec<Endpoint> = std::iter::once(Ok(endpoint.clone()))
+            .chain(
+                public
+                    .extra_hosts
+                    .iter()
+                    .map(|h| Endpoint::host("public.extra_hosts", h)),
+            )
+            .collect::<Result<_, _>>()?;
+        let keys = Keys::new(
+            config
+                .api
+                .keys
+                .iter()
+                .map(|(name, key)| (name.as_str(), key.reveal())),
+        );
         for (name, key) in &config.api.keys {
             // Such a value could never arrive: header values are visible ASCII without outer spaces.
-            if key.reveal().trim() != key.reveal() || !key.reveal().bytes().all(|b| matches!(b, 0x20..=0x7e)) {
-                return Err(ConfigError(format!("api.keys.{name}: expected visible ASCII characters without leading or trailing spaces")));
+            if key.reveal().trim() != key.reveal()
+                || !key.reveal().bytes().all(|b| matches!(b, 0x20..=0x7e))
+            {
+                return Err(ConfigError(format!(
+                    "api.keys.{name}: expected visible ASCII characters without leading or trailing spaces"
+                )));
             }
         }
         let policies = policies(config, keys.names().count(), metrics)?;
         let tls = tls(config, &endpoint.host)?;
         Ok(Self {
-            routes: Routes::new(&endpoint.base, &api, hosts.iter().map(|h| h.host.to_string())),
-            forwarded: hosts.iter().map(|h| Forwarded::new(&h.authority, h.port, &endpoint.base)).collect(),
+            routes: Routes::new(
+                &endpoint.base,
+                &api,
+                hosts.iter().map(|h| h.host.to_string()),
+            ),
+            forwarded: hosts
+                .iter()
+                .map(|h| Forwarded::new(&h.authority, h.port, &endpoint.base))
+                .collect(),
             add_slash: upstream_base.is_empty() && !endpoint.base.is_empty(),
             rewrite: Rewrite::new(
-                Tree { authority: &endpoint.authority, host: &endpoint.host, base: &endpoint.base },
-                Tree { authority: &backend.authority, host: &backend.host, base: &upstream_base },
+                Tree {
+                    authority: &endpoint.authority,
+                    host: &endpoint.host,
+                    base: &endpoint.base,
+                },
+                Tree {
+                    authority: &backend.authority,
+                    host: &backend.host,
+                    base: &upstream_base,
+                },
                 config.rewrite.headers,
                 &config.rewrite.json_fields,
             ),
@@ -119,7 +159,10 @@ impl Snapshot {
     pub fn show(&self, metrics: &Metrics) {
         metrics.api_enabled.set(i64::from(!self.keys.is_empty()));
         metrics.certificate_not_after.reset();
-        metrics.certificate_not_after.with_label_values(&["default"]).set(self.tls.not_after as f64);
+        metrics
+            .certificate_not_after
+            .with_label_values(&["default"])
+            .set(self.tls.not_after as f64);
         for name in self.keys.names() {
             metrics.key_last_used.with_label_values(&[name]);
         }
@@ -142,29 +185,53 @@ pub fn workers(config: &Config) -> NonZeroUsize {
 fn policies(config: &Config, keys: usize, metrics: &Metrics) -> Result<RateLimits, ConfigError> {
     let policies = &config.rate_limit.policy;
     for (i, policy) in policies.iter().enumerate() {
-        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
+        let plain =
+            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
         if policy.name.is_empty() || !policy.name.bytes().all(plain) {
-            return Err(ConfigError::new("rate_limit.policy.name", &policy.name, "lower-case letters, digits, _ and -"));
+            return Err(ConfigError::new(
+                "rate_limit.policy.name",
+                &policy.name,
+                "lower-case letters, digits, _ and -",
+            ));
         }
         if policies[..i].iter().any(|other| other.name == policy.name) {
-            return Err(ConfigError::new("rate_limit.policy.name", &policy.name, "a name that no other policy has"));
+            return Err(ConfigError::new(
+                "rate_limit.policy.name",
+                &policy.name,
+                "a name that no other policy has",
+            ));
         }
     }
-    Ok(RateLimits::new(policies, keys, |policy| metrics.policy(&policy.name, policy.enforce)))
+    Ok(RateLimits::new(policies, keys, |policy| {
+        metrics.policy(&policy.name, policy.enforce)
+    }))
 }
 
 fn tls(config: &Config, host: &str) -> Result<Served, ConfigError> {
     const BOTH: &str = "tls.certificate and tls.key are both needed: set them, or TLS_CERT_FILE and TLS_KEY_FILE, to PEM files (cobrowse-gateway cert makes a pair for development)";
-    let (Some(certificate), Some(key)) = (&config.tls.certificate, &config.tls.key) else { return Err(ConfigError(BOTH.into())) };
+    let (Some(certificate), Some(key)) = (&config.tls.certificate, &config.tls.key) else {
+        return Err(ConfigError(BOTH.into()));
+    };
     if config.tls.development && !certificate.exists() && !key.exists() {
-        let mut hosts = vec![host.trim_matches(['[', ']']).to_owned(), "localhost".into(), "127.0.0.1".into()];
+        let mut hosts = vec![
+            host.trim_matches(['[', ']']).to_owned(),
+            "localhost".into(),
+            "127.0.0.1".into(),
+        ];
         hosts.dedup();
-        Pair { certificate: certificate.clone(), key: key.clone() }.make(&hosts)?;
+        Pair {
+            certificate: certificate.clone(),
+            key: key.clone(),
+        }
+        .make(&hosts)?;
         tracing::info!(certificate = %certificate.display(), "made a self-signed development certificate");
     }
     let served = tls::load(certificate, key, config.tls.min_version, host)?;
     if !served.covers_host {
-        return Err(ConfigError(format!("tls.certificate = {:?}: its names do not cover {host}, the host of public.base_endpoint", certificate.display().to_string())));
+        return Err(ConfigError(format!(
+            "tls.certificate = {:?}: its names do not cover {host}, the host of public.base_endpoint",
+            certificate.display().to_string()
+        )));
     }
     Ok(served)
 }

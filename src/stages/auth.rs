@@ -22,7 +22,15 @@ struct Key {
 impl Keys {
     /// Takes `(name, key)` pairs. Empty keys must not come here: they would match an empty header.
     pub fn new<'a>(keys: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
-        Self(keys.into_iter().filter(|(_, key)| !key.is_empty()).map(|(name, key)| Key { name: name.into(), digest: sha256(key.as_bytes()) }).collect())
+        Self(
+            keys.into_iter()
+                .filter(|(_, key)| !key.is_empty())
+                .map(|(name, key)| Key {
+                    name: name.into(),
+                    digest: sha256(key.as_bytes()),
+                })
+                .collect(),
+        )
     }
 
     /// Whether there is any key: without one the API is closed.
@@ -78,7 +86,10 @@ mod tests {
     use super::*;
 
     fn with(values: &[&str]) -> HeaderMap {
-        values.iter().map(|v| (AUTHORIZATION, HeaderValue::from_str(v).unwrap())).collect()
+        values
+            .iter()
+            .map(|v| (AUTHORIZATION, HeaderValue::from_str(v).unwrap()))
+            .collect()
     }
 
     #[test]
@@ -96,7 +107,11 @@ mod tests {
         assert_eq!(keys.check(&with(&["K"])), Ok(1));
         assert_eq!(keys.check(&with(&["K-old"])), Ok(0));
         for wrong in ["", "k", "K K", "K,K", "Bearer K", "KK", "K-ol"] {
-            assert_eq!(keys.check(&with(&[wrong])), Err(Reject::InvalidApiKey), "{wrong:?}");
+            assert_eq!(
+                keys.check(&with(&[wrong])),
+                Err(Reject::InvalidApiKey),
+                "{wrong:?}"
+            );
         }
         assert_eq!(keys.check(&HeaderMap::new()), Err(Reject::InvalidApiKey));
     }
@@ -105,7 +120,10 @@ mod tests {
     fn two_authorization_lines_are_refused_whatever_they_hold() {
         let keys = Keys::new([("rest_key", "K")]);
         for pair in [["K", "K"], ["K", "x"], ["x", "K"]] {
-            assert_eq!(keys.check(&with(&pair)), Err(Reject::DuplicateAuthorization));
+            assert_eq!(
+                keys.check(&with(&pair)),
+                Err(Reject::DuplicateAuthorization)
+            );
         }
     }
 

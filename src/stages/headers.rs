@@ -25,7 +25,9 @@ impl Forwarded {
     pub fn new(authority: &str, port: u16, base: &str) -> Self {
         let prefix = if base.is_empty() { "/" } else { base };
         let always = format!("host: {authority}\r\nx-forwarded-prefix: {prefix}\r\n");
-        let all = format!("{always}x-forwarded-host: {authority}\r\nx-forwarded-proto: https\r\nx-forwarded-port: {port}\r\n");
+        let all = format!(
+            "{always}x-forwarded-host: {authority}\r\nx-forwarded-proto: https\r\nx-forwarded-port: {port}\r\n"
+        );
         Self {
             authority: authority.as_bytes().into(),
             port: port.to_string().into_bytes().into(),
@@ -132,7 +134,11 @@ impl Outgoing<'_> {
         out.extend_from_slice(b"\r\n");
         if self.trusted {
             out.extend_from_slice(&f.always);
-            for (name, ours) in [("x-forwarded-host", &*f.authority), ("x-forwarded-proto", b"https"), ("x-forwarded-port", &*f.port)] {
+            for (name, ours) in [
+                ("x-forwarded-host", &*f.authority),
+                ("x-forwarded-proto", b"https"),
+                ("x-forwarded-port", &*f.port),
+            ] {
                 if !self.headers.contains_key(name) {
                     line(out, name, ours);
                 }
@@ -188,29 +194,54 @@ enum Kind {
 
 fn kind(name: &str) -> Kind {
     match name {
-        "connection" | "keep-alive" | "proxy-connection" | "proxy-authorization" | "te" | "trailer" | "transfer-encoding"
-        | "upgrade" | "http2-settings" | "expect" => Kind::HopByHop,
-        "host" | "content-length" | "x-request-id" | "x-forwarded-for" | "x-forwarded-prefix" => Kind::Written,
+        "connection"
+        | "keep-alive"
+        | "proxy-connection"
+        | "proxy-authorization"
+        | "te"
+        | "trailer"
+        | "transfer-encoding"
+        | "upgrade"
+        | "http2-settings"
+        | "expect" => Kind::HopByHop,
+        "host" | "content-length" | "x-request-id" | "x-forwarded-for" | "x-forwarded-prefix" => {
+            Kind::Written
+        }
         "accept-encoding" => Kind::AcceptEncoding,
         "cookie" => Kind::Cookie,
         // `Proxy` becomes HTTP_PROXY in CGI-like backends, whoever sent it.
         "proxy" => Kind::HopByHop,
-        "forwarded" | "via" | "x-real-ip" | "x-client-ip" | "true-client-ip" | "x-original-url" | "x-rewrite-url"
-        | "x-http-method-override" | "x-http-method" | "x-method-override" => Kind::Forwarding,
-        name if name.starts_with("x-forwarded-") || name.starts_with("x-envoy-") => Kind::Forwarding,
+        "forwarded"
+        | "via"
+        | "x-real-ip"
+        | "x-client-ip"
+        | "true-client-ip"
+        | "x-original-url"
+        | "x-rewrite-url"
+        | "x-http-method-override"
+        | "x-http-method"
+        | "x-method-override" => Kind::Forwarding,
+        name if name.starts_with("x-forwarded-") || name.starts_with("x-envoy-") => {
+            Kind::Forwarding
+        }
         // Backends that fold `_` and `.` to `-` would see two of a name that must be one.
-        name if name.bytes().any(|b| matches!(b, b'_' | b'.')) => match kind(&name.replace(['_', '.'], "-")) {
-            Kind::EndToEnd if name.eq_ignore_ascii_case("authorization_") => Kind::HopByHop,
-            Kind::EndToEnd if !is_alias_of_credential(name) => Kind::EndToEnd,
-            _ => Kind::HopByHop,
-        },
+        name if name.bytes().any(|b| matches!(b, b'_' | b'.')) => {
+            match kind(&name.replace(['_', '.'], "-")) {
+                Kind::EndToEnd if name.eq_ignore_ascii_case("authorization_") => Kind::HopByHop,
+                Kind::EndToEnd if !is_alias_of_credential(name) => Kind::EndToEnd,
+                _ => Kind::HopByHop,
+            }
+        }
         _ => Kind::EndToEnd,
     }
 }
 
 fn is_alias_of_credential(name: &str) -> bool {
     let folded = name.replace(['_', '.'], "-");
-    matches!(folded.trim_matches('-'), "authorization" | "x-authorization" | "http-authorization" | "x-api-key")
+    matches!(
+        folded.trim_matches('-'),
+        "authorization" | "x-authorization" | "http-authorization" | "x-api-key"
+    )
 }
 
 /// What `Connection` lines name beside their own options. End-to-end headers that decide who the
@@ -219,8 +250,12 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<&str> {
     let mut named = Vec::new();
     for value in headers.get_all(http::header::CONNECTION) {
         for token in value.to_str().unwrap_or_default().split(',').map(str::trim) {
-            let option = ["", "close", "keep-alive", "upgrade"].iter().any(|o| token.eq_ignore_ascii_case(o));
-            let kept = ["authorization", "cookie"].iter().any(|k| token.eq_ignore_ascii_case(k));
+            let option = ["", "close", "keep-alive", "upgrade"]
+                .iter()
+                .any(|o| token.eq_ignore_ascii_case(o));
+            let kept = ["authorization", "cookie"]
+                .iter()
+                .any(|k| token.eq_ignore_ascii_case(k));
             if !option && !kept {
                 named.push(token);
             }
@@ -231,12 +266,17 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<&str> {
 
 /// The client's address: from the right of `X-Forwarded-For` past the trusted proxies, when the
 /// peer itself is one. `None`: the peer is the client.
-pub fn client_behind(headers: &HeaderMap, trusted: impl Fn(std::net::IpAddr) -> bool) -> Option<std::net::IpAddr> {
+pub fn client_behind(
+    headers: &HeaderMap,
+    trusted: impl Fn(std::net::IpAddr) -> bool,
+) -> Option<std::net::IpAddr> {
     let mut client = None;
     for line in headers.get_all(X_FORWARDED_FOR).iter().rev() {
         for hop in line.to_str().ok()?.rsplit(',') {
             // What cannot be read ends the walk: beyond it nobody vouches for anything.
-            let Some(address) = address(hop.trim()) else { return client };
+            let Some(address) = address(hop.trim()) else {
+                return client;
+            };
             client = Some(address);
             if !trusted(address) {
                 return client;
@@ -247,8 +287,14 @@ pub fn client_behind(headers: &HeaderMap, trusted: impl Fn(std::net::IpAddr) -> 
 }
 
 fn address(hop: &str) -> Option<std::net::IpAddr> {
-    let plain = hop.strip_prefix('[').and_then(|h| h.split_once(']')).map_or(hop, |(inside, _)| inside);
-    let address = plain.parse().or_else(|_| hop.parse::<std::net::SocketAddr>().map(|a| a.ip())).ok();
+    let plain = hop
+        .strip_prefix('[')
+        .and_then(|h| h.split_once(']'))
+        .map_or(hop, |(inside, _)| inside);
+    let address = plain
+        .parse()
+        .or_else(|_| hop.parse::<std::net::SocketAddr>().map(|a| a.ip()))
+        .ok();
     address.map(|a: std::net::IpAddr| a.to_canonical())
 }
 
@@ -256,8 +302,20 @@ fn address(hop: &str) -> Option<std::net::IpAddr> {
 mod tests {
     use super::*;
 
-    fn written(headers: &[(&str, &str)], trusted: bool, change: impl FnOnce(&mut Outgoing<'_>)) -> String {
-        let map: HeaderMap = headers.iter().map(|(n, v)| (HeaderName::from_bytes(n.as_bytes()).unwrap(), HeaderValue::from_str(v).unwrap())).collect();
+    fn written(
+        headers: &[(&str, &str)],
+        trusted: bool,
+        change: impl FnOnce(&mut Outgoing<'_>),
+    ) -> String {
+        let map: HeaderMap = headers
+            .iter()
+            .map(|(n, v)| {
+                (
+                    HeaderName::from_bytes(n.as_bytes()).unwrap(),
+                    HeaderValue::from_str(v).unwrap(),
+                )
+            })
+            .collect();
         let forwarded = Forwarded::new("support.acmetech.com", 443, "/cobrowsing");
         let id = HeaderValue::from_static("id1");
         let mut outgoing = Outgoing {
@@ -314,11 +372,29 @@ mod tests {
 
     #[test]
     fn a_trusted_peer_is_believed_and_appended_to() {
-        let head = written(&[("x-forwarded-for", "198.51.100.1"), ("x-forwarded-host", "other"), ("x-forwarded-prefix", "/evil")], true, |_| {});
-        assert!(head.contains("x-forwarded-for: 198.51.100.1, 192.0.2.7\r\n"), "{head}");
-        assert!(head.contains("x-forwarded-host: other\r\n") && !head.contains("x-forwarded-host: support"), "{head}");
+        let head = written(
+            &[
+                ("x-forwarded-for", "198.51.100.1"),
+                ("x-forwarded-host", "other"),
+                ("x-forwarded-prefix", "/evil"),
+            ],
+            true,
+            |_| {},
+        );
+        assert!(
+            head.contains("x-forwarded-for: 198.51.100.1, 192.0.2.7\r\n"),
+            "{head}"
+        );
+        assert!(
+            head.contains("x-forwarded-host: other\r\n")
+                && !head.contains("x-forwarded-host: support"),
+            "{head}"
+        );
         assert!(head.contains("x-forwarded-proto: https\r\n"), "{head}");
-        assert!(head.contains("x-forwarded-prefix: /cobrowsing\r\n") && !head.contains("evil"), "{head}");
+        assert!(
+            head.contains("x-forwarded-prefix: /cobrowsing\r\n") && !head.contains("evil"),
+            "{head}"
+        );
     }
 
     #[test]
@@ -338,12 +414,18 @@ mod tests {
             ("x-second", "2"),
             ("authorization", "K"),
         ];
-        assert_eq!(written(&hops, false, |_| {}), written(&[("authorization", "K")], false, |_| {}));
+        assert_eq!(
+            written(&hops, false, |_| {}),
+            written(&[("authorization", "K")], false, |_| {})
+        );
     }
 
     #[test]
     fn cookie_crumbs_become_one_line() {
-        assert!(written(&[("cookie", "a=1"), ("cookie", "b=2")], false, |_| {}).contains("cookie: a=1; b=2\r\n"));
+        assert!(
+            written(&[("cookie", "a=1"), ("cookie", "b=2")], false, |_| {})
+                .contains("cookie: a=1; b=2\r\n")
+        );
     }
 
     #[test]
@@ -351,24 +433,41 @@ mod tests {
         let with = |framing| written(&[("content-length", "7")], false, |o| o.framing = framing);
         assert!(!with(Framing::None).contains("content-length"));
         assert!(with(Framing::Length(0)).contains("content-length: 0\r\n"));
-        assert!(with(Framing::Length(u64::MAX)).contains("content-length: 18446744073709551615\r\n"));
+        assert!(
+            with(Framing::Length(u64::MAX)).contains("content-length: 18446744073709551615\r\n")
+        );
         assert!(with(Framing::Chunked).contains("transfer-encoding: chunked\r\n"));
-        assert!(written(&[("upgrade", "websocket")], false, |o| o.upgrade = true).contains("connection: upgrade\r\nupgrade: websocket\r\n"));
+        assert!(
+            written(&[("upgrade", "websocket")], false, |o| o.upgrade = true)
+                .contains("connection: upgrade\r\nupgrade: websocket\r\n")
+        );
     }
 
     #[test]
     fn the_client_is_the_first_untrusted_hop_from_the_right() {
         let trusted = |a: std::net::IpAddr| a.to_string().starts_with("10.");
         let walk = |lines: &[&str]| {
-            let map: HeaderMap = lines.iter().map(|v| (X_FORWARDED_FOR, HeaderValue::from_str(v).unwrap())).collect();
+            let map: HeaderMap = lines
+                .iter()
+                .map(|v| (X_FORWARDED_FOR, HeaderValue::from_str(v).unwrap()))
+                .collect();
             client_behind(&map, trusted).map(|a| a.to_string())
         };
-        assert_eq!(walk(&["6.6.6.6, 198.51.100.1, 10.0.0.2"]).as_deref(), Some("198.51.100.1"));
-        assert_eq!(walk(&["6.6.6.6", "198.51.100.1, 10.0.0.2"]).as_deref(), Some("198.51.100.1"));
+        assert_eq!(
+            walk(&["6.6.6.6, 198.51.100.1, 10.0.0.2"]).as_deref(),
+            Some("198.51.100.1")
+        );
+        assert_eq!(
+            walk(&["6.6.6.6", "198.51.100.1, 10.0.0.2"]).as_deref(),
+            Some("198.51.100.1")
+        );
         assert_eq!(walk(&["10.0.0.1, 10.0.0.2"]).as_deref(), Some("10.0.0.1"));
         assert_eq!(walk(&["nonsense, 10.0.0.2"]).as_deref(), Some("10.0.0.2"));
         assert_eq!(walk(&["[2001:db8::1]:443"]).as_deref(), Some("2001:db8::1"));
-        assert_eq!(walk(&["::ffff:198.51.100.1"]).as_deref(), Some("198.51.100.1"));
+        assert_eq!(
+            walk(&["::ffff:198.51.100.1"]).as_deref(),
+            Some("198.51.100.1")
+        );
         assert_eq!(walk(&["unknown"]), None);
         assert_eq!(walk(&[]), None);
     }

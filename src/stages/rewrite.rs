@@ -39,7 +39,12 @@ pub struct Tree<'t> {
 
 impl Rewrite {
     /// Maps what lies at `upstream` to `public`.
-    pub fn new(public: Tree<'_>, upstream: Tree<'_>, headers: bool, json_fields: &[String]) -> Self {
+    pub fn new(
+        public: Tree<'_>,
+        upstream: Tree<'_>,
+        headers: bool,
+        json_fields: &[String],
+    ) -> Self {
         Self {
             public_authority: public.authority.into(),
             public_host: public.host.into(),
@@ -70,10 +75,21 @@ impl Rewrite {
         self.each(headers, &SET_COOKIE, |value| self.cookie(value));
     }
 
-    fn each(&self, headers: &mut HeaderMap, name: &HeaderName, map: impl Fn(&str) -> Option<String>) {
-        let http::header::Entry::Occupied(mut values) = headers.entry(name) else { return };
+    fn each(
+        &self,
+        headers: &mut HeaderMap,
+        name: &HeaderName,
+        map: impl Fn(&str) -> Option<String>,
+    ) {
+        let http::header::Entry::Occupied(mut values) = headers.entry(name) else {
+            return;
+        };
         for value in values.iter_mut() {
-            let mapped = value.to_str().ok().and_then(&map).and_then(|text| HeaderValue::try_from(text).ok());
+            let mapped = value
+                .to_str()
+                .ok()
+                .and_then(&map)
+                .and_then(|text| HeaderValue::try_from(text).ok());
             if let Some(mapped) = mapped {
                 *value = mapped;
             }
@@ -84,10 +100,16 @@ impl Rewrite {
     pub fn url(&self, url: &str) -> Option<String> {
         let (prefix, path) = match self.own_origin(url) {
             Some((scheme, path)) => {
-                let path = if path.starts_with('/') { Cow::Borrowed(path) } else { Cow::Owned(["/", path].concat()) };
+                let path = if path.starts_with('/') {
+                    Cow::Borrowed(path)
+                } else {
+                    Cow::Owned(["/", path].concat())
+                };
                 ([scheme, "//", &self.public_authority].concat(), path)
             }
-            None if is_absolute_path(url) && !self.is_public(url) => (String::new(), Cow::Borrowed(url)),
+            None if is_absolute_path(url) && !self.is_public(url) => {
+                (String::new(), Cow::Borrowed(url))
+            }
             None => return None,
         };
         let mapped = self.path(&path)?;
@@ -106,14 +128,17 @@ impl Rewrite {
         };
         let rest = &url[at + 2..];
         let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
-        rest[..end].eq_ignore_ascii_case(&self.upstream_authority).then(|| (scheme, &rest[end..]))
+        rest[..end]
+            .eq_ignore_ascii_case(&self.upstream_authority)
+            .then(|| (scheme, &rest[end..]))
     }
 
     /// Whether a path lies below the public base already: a backend that knows its public URL
     /// writes it. That says nothing at the root, nor where the backend's own tree lies below a
     /// path of the same name.
     fn is_public(&self, path: &str) -> bool {
-        let nested = below(&self.upstream_base, &self.public_base).is_some_and(|rest| !rest.is_empty());
+        let nested =
+            below(&self.upstream_base, &self.public_base).is_some_and(|rest| !rest.is_empty());
         !self.public_base.is_empty() && !nested && below(path, &self.public_base).is_some()
     }
 
@@ -123,7 +148,11 @@ impl Rewrite {
         if climbs(rest) {
             return None;
         }
-        let slash = if self.public_base.is_empty() && !rest.starts_with('/') { "/" } else { "" };
+        let slash = if self.public_base.is_empty() && !rest.starts_with('/') {
+            "/"
+        } else {
+            ""
+        };
         Some([&self.public_base, slash, rest].concat())
     }
 
@@ -131,8 +160,14 @@ impl Rewrite {
     fn refresh(&self, value: &str) -> Option<String> {
         let at = value.to_ascii_lowercase().find("url=")? + 4;
         let (before, url) = value.split_at(at);
-        let quote = if url.starts_with(['"', '\'']) { &url[..1] } else { "" };
-        let inner = url[quote.len()..].strip_suffix(quote).unwrap_or(&url[quote.len()..]);
+        let quote = if url.starts_with(['"', '\'']) {
+            &url[..1]
+        } else {
+            ""
+        };
+        let inner = url[quote.len()..]
+            .strip_suffix(quote)
+            .unwrap_or(&url[quote.len()..]);
         let tail = &url[quote.len() + inner.len()..];
         Some([before, quote, &self.url(inner)?, tail].concat())
     }
@@ -174,7 +209,10 @@ impl Rewrite {
     /// `Path` and `Domain` of a cookie (RFC 6265 section 5.2).
     fn cookie(&self, value: &str) -> Option<String> {
         // A browser takes a __Host- cookie only with `Path=/` and no `Domain`: mapping would lose it.
-        if value.get(..7).is_some_and(|name| name.eq_ignore_ascii_case("__host-")) {
+        if value
+            .get(..7)
+            .is_some_and(|name| name.eq_ignore_ascii_case("__host-"))
+        {
             return None;
         }
         let mut changed = false;
@@ -185,7 +223,11 @@ impl Rewrite {
                 let bare = value.trim().trim_matches('"');
                 let mapped = match name.trim() {
                     n if n.eq_ignore_ascii_case("path") => self.cookie_path(bare)?,
-                    n if n.eq_ignore_ascii_case("domain") && bare.trim_start_matches('.').eq_ignore_ascii_case(&self.upstream_host) => {
+                    n if n.eq_ignore_ascii_case("domain")
+                        && bare
+                            .trim_start_matches('.')
+                            .eq_ignore_ascii_case(&self.upstream_host) =>
+                    {
                         self.public_host.to_string()
                     }
                     _ => return None,
@@ -214,14 +256,21 @@ impl Rewrite {
     /// A JSON object with the named top-level fields mapped; `None`: nothing was to be changed.
     pub fn json(&self, body: &[u8]) -> Option<Vec<u8>> {
         let text = std::str::from_utf8(body).ok()?;
-        let fields = serde_json::Deserializer::from_str(text).deserialize_map(Fields).ok()?;
+        let fields = serde_json::Deserializer::from_str(text)
+            .deserialize_map(Fields)
+            .ok()?;
         let mut out = Vec::with_capacity(body.len() + 64);
         let mut done = 0;
         for (name, raw) in fields {
             if !self.json_fields.iter().any(|wanted| **wanted == name) {
                 continue;
             }
-            let Some(mapped) = serde_json::from_str::<Cow<'_, str>>(raw.get()).ok().and_then(|url| self.url(&url)) else { continue };
+            let Some(mapped) = serde_json::from_str::<Cow<'_, str>>(raw.get())
+                .ok()
+                .and_then(|url| self.url(&url))
+            else {
+                continue;
+            };
             let start = raw.get().as_ptr().addr() - text.as_ptr().addr();
             out.extend_from_slice(&body[done..start]);
             serde_json::to_writer(&mut out, &mapped).ok()?;
@@ -268,7 +317,9 @@ fn below<'p>(path: &'p str, base: &str) -> Option<&'p str> {
 /// Whether a path has a segment that leads upwards.
 fn climbs(path: &str) -> bool {
     let end = path.find(['?', '#']).unwrap_or(path.len());
-    path[..end].split('/').any(|s| s.len() >= 2 && s.to_ascii_lowercase().replace("%2e", ".") == "..")
+    path[..end]
+        .split('/')
+        .any(|s| s.len() >= 2 && s.to_ascii_lowercase().replace("%2e", ".") == "..")
 }
 
 #[cfg(test)]
@@ -279,8 +330,16 @@ mod tests {
 
     fn rewrite(public_base: &str, upstream_base: &str) -> Rewrite {
         Rewrite::new(
-            Tree { authority: "support.acmetech.com:8443", host: "support.acmetech.com", base: public_base },
-            Tree { authority: "127.0.0.1:5002", host: "127.0.0.1", base: upstream_base },
+            Tree {
+                authority: "support.acmetech.com:8443",
+                host: "support.acmetech.com",
+                base: public_base,
+            },
+            Tree {
+                authority: "127.0.0.1:5002",
+                host: "127.0.0.1",
+                base: upstream_base,
+            },
             true,
             &["watch_url".into()],
         )
@@ -288,7 +347,10 @@ mod tests {
 
     fn header(name: &str, value: &str) -> String {
         let mut headers = HeaderMap::new();
-        headers.insert(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+        headers.insert(
+            HeaderName::from_bytes(name.as_bytes()).unwrap(),
+            value.parse().unwrap(),
+        );
         rewrite("/cobrowsing", "").headers(&mut headers);
         headers[name].to_str().unwrap().to_owned()
     }
@@ -296,21 +358,60 @@ mod tests {
     #[test]
     fn what_points_at_the_backend_is_mapped() {
         for (base, upstream, from, to) in [
-            ("/cobrowsing", "", "/login?next=%2F#top", "/cobrowsing/login?next=%2F#top"),
+            (
+                "/cobrowsing",
+                "",
+                "/login?next=%2F#top",
+                "/cobrowsing/login?next=%2F#top",
+            ),
             ("/cobrowsing", "", "/", "/cobrowsing/"),
-            ("/cobrowsing", "", "http://127.0.0.1:5002/x", "https://support.acmetech.com:8443/cobrowsing/x"),
-            ("/cobrowsing", "", "HTTP://127.0.0.1:5002", "https://support.acmetech.com:8443/cobrowsing/"),
-            ("/cobrowsing", "", "ws://127.0.0.1:5002/s?a=b", "wss://support.acmetech.com:8443/cobrowsing/s?a=b"),
-            ("/cobrowsing", "", "//127.0.0.1:5002/x", "//support.acmetech.com:8443/cobrowsing/x"),
-            ("/cobrowsing", "", "http://127.0.0.1:5002?x", "https://support.acmetech.com:8443/cobrowsing/?x"),
+            (
+                "/cobrowsing",
+                "",
+                "http://127.0.0.1:5002/x",
+                "https://support.acmetech.com:8443/cobrowsing/x",
+            ),
+            (
+                "/cobrowsing",
+                "",
+                "HTTP://127.0.0.1:5002",
+                "https://support.acmetech.com:8443/cobrowsing/",
+            ),
+            (
+                "/cobrowsing",
+                "",
+                "ws://127.0.0.1:5002/s?a=b",
+                "wss://support.acmetech.com:8443/cobrowsing/s?a=b",
+            ),
+            (
+                "/cobrowsing",
+                "",
+                "//127.0.0.1:5002/x",
+                "//support.acmetech.com:8443/cobrowsing/x",
+            ),
+            (
+                "/cobrowsing",
+                "",
+                "http://127.0.0.1:5002?x",
+                "https://support.acmetech.com:8443/cobrowsing/?x",
+            ),
             ("/a/b", "/up/tree", "/up/tree/x", "/a/b/x"),
             ("/a/b", "/up/tree", "/up/tree", "/a/b"),
             ("", "/up", "/up", "/"),
             ("", "/up", "/up?x", "/?x"),
             ("", "/up", "/up/x", "/x"),
-            ("/same", "/same", "http://127.0.0.1:5002/same/x", "https://support.acmetech.com:8443/same/x"),
+            (
+                "/same",
+                "/same",
+                "http://127.0.0.1:5002/same/x",
+                "https://support.acmetech.com:8443/same/x",
+            ),
         ] {
-            assert_eq!(rewrite(base, upstream).url(from).as_deref(), Some(to), "{from}");
+            assert_eq!(
+                rewrite(base, upstream).url(from).as_deref(),
+                Some(to),
+                "{from}"
+            );
         }
     }
 
@@ -333,7 +434,13 @@ mod tests {
         ] {
             assert_eq!(rewrite("/cobrowsing", "").url(url), None, "{url}");
         }
-        for url in ["/other", "/upx", "/up/../other", "/up/%2E%2e/other", "http://127.0.0.1:5002/other"] {
+        for url in [
+            "/other",
+            "/upx",
+            "/up/../other",
+            "/up/%2E%2e/other",
+            "http://127.0.0.1:5002/other",
+        ] {
             assert_eq!(rewrite("/cobrowsing", "/up").url(url), None, "{url}");
         }
     }
@@ -344,14 +451,42 @@ mod tests {
             ("location", "/x", "/cobrowsing/x"),
             ("content-location", "/x", "/cobrowsing/x"),
             ("refresh", "5; url=/x", "5; url=/cobrowsing/x"),
-            ("refresh", "0;URL='http://127.0.0.1:5002/x'", "0;URL='https://support.acmetech.com:8443/cobrowsing/x'"),
+            (
+                "refresh",
+                "0;URL='http://127.0.0.1:5002/x'",
+                "0;URL='https://support.acmetech.com:8443/cobrowsing/x'",
+            ),
             ("refresh", "5", "5"),
-            ("link", r#"</a.css>; rel=preload; title="a <b>, c", <https://cdn.test/x>; rel=x, </b>"#, r#"</cobrowsing/a.css>; rel=preload; title="a <b>, c", <https://cdn.test/x>; rel=x, </cobrowsing/b>"#),
-            ("set-cookie", "a=b; Path=/; HttpOnly", "a=b; Path=/cobrowsing; HttpOnly"),
-            ("set-cookie", "a=/x; path=/x/; Domain=127.0.0.1; Secure", "a=/x; path=/cobrowsing/x/; Domain=support.acmetech.com; Secure"),
-            ("set-cookie", "a=b; Domain=acmetech.com", "a=b; Domain=acmetech.com"),
-            ("set-cookie", "__Host-a=b; Path=/; Secure", "__Host-a=b; Path=/; Secure"),
-            ("set-cookie", "a=b; Path=/cobrowsing", "a=b; Path=/cobrowsing"),
+            (
+                "link",
+                r#"</a.css>; rel=preload; title="a <b>, c", <https://cdn.test/x>; rel=x, </b>"#,
+                r#"</cobrowsing/a.css>; rel=preload; title="a <b>, c", <https://cdn.test/x>; rel=x, </cobrowsing/b>"#,
+            ),
+            (
+                "set-cookie",
+                "a=b; Path=/; HttpOnly",
+                "a=b; Path=/cobrowsing; HttpOnly",
+            ),
+            (
+                "set-cookie",
+                "a=/x; path=/x/; Domain=127.0.0.1; Secure",
+                "a=/x; path=/cobrowsing/x/; Domain=support.acmetech.com; Secure",
+            ),
+            (
+                "set-cookie",
+                "a=b; Domain=acmetech.com",
+                "a=b; Domain=acmetech.com",
+            ),
+            (
+                "set-cookie",
+                "__Host-a=b; Path=/; Secure",
+                "__Host-a=b; Path=/; Secure",
+            ),
+            (
+                "set-cookie",
+                "a=b; Path=/cobrowsing",
+                "a=b; Path=/cobrowsing",
+            ),
         ] {
             assert_eq!(header(name, from), to);
         }
@@ -363,12 +498,19 @@ mod tests {
         headers.append(SET_COOKIE, HeaderValue::from_static("a=1; Path=/"));
         headers.append(SET_COOKIE, HeaderValue::from_static("b=2; Path=/x"));
         rewrite("/cobrowsing", "").headers(&mut headers);
-        assert_eq!(headers.get_all(SET_COOKIE).iter().collect::<Vec<_>>(), ["a=1; Path=/cobrowsing", "b=2; Path=/cobrowsing/x"]);
+        assert_eq!(
+            headers.get_all(SET_COOKIE).iter().collect::<Vec<_>>(),
+            ["a=1; Path=/cobrowsing", "b=2; Path=/cobrowsing/x"]
+        );
     }
 
     #[test]
     fn only_the_named_field_of_a_json_answer_changes() {
-        let json = |body: &str| rewrite("/cobrowsing", "").json(body.as_bytes()).map(|b| String::from_utf8(b).unwrap());
+        let json = |body: &str| {
+            rewrite("/cobrowsing", "")
+                .json(body.as_bytes())
+                .map(|b| String::from_utf8(b).unwrap())
+        };
         assert_eq!(
             json("{ \"status\" : \"ok\",\n \"watch_url\":\"http:\\/\\/127.0.0.1:5002/screen?id=A&token=B\" ,\"x\":1.00 }\n").as_deref(),
             Some("{ \"status\" : \"ok\",\n \"watch_url\":\"https://support.acmetech.com:8443/cobrowsing/screen?id=A&token=B\" ,\"x\":1.00 }\n")

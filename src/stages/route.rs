@@ -50,20 +50,32 @@ impl Routes {
     /// `public_base` and `api` as paths (`/cobrowsing`, `/api`; the base may be empty), `hosts`
     /// without ports.
     pub fn new(public_base: &str, api: &str, hosts: impl IntoIterator<Item = String>) -> Self {
-        let segments = |path: &str| path.split('/').filter(|s| !s.is_empty()).map(Box::from).collect::<Vec<_>>();
+        let segments = |path: &str| {
+            path.split('/')
+                .filter(|s| !s.is_empty())
+                .map(Box::from)
+                .collect::<Vec<_>>()
+        };
         let mut to_api = segments(public_base);
         to_api.extend(segments(api));
         Self {
             public_base: public_base.trim_end_matches('/').into(),
             api: to_api.into(),
             api_length: api.trim_end_matches('/').len(),
-            hosts: hosts.into_iter().map(|h| h.to_ascii_lowercase().into()).collect(),
+            hosts: hosts
+                .into_iter()
+                .map(|h| h.to_ascii_lowercase().into())
+                .collect(),
         }
     }
 
     /// Which of our hosts a request is for. `host` are the values of the `Host` lines (HTTP/1.1,
     /// RFC 9112 section 3.2); an authority in the target counts more.
-    pub fn host<'h>(&self, uri: &'h Uri, mut host: impl Iterator<Item = &'h [u8]>) -> Result<usize, Reject> {
+    pub fn host<'h>(
+        &self,
+        uri: &'h Uri,
+        mut host: impl Iterator<Item = &'h [u8]>,
+    ) -> Result<usize, Reject> {
         let line = host.next();
         if host.next().is_some() {
             return Err(Reject::BadRequest("Send exactly one Host header."));
@@ -78,12 +90,17 @@ impl Routes {
             (Some(authority), line) => {
                 let name = host_of(authority)?;
                 if line.is_some_and(|line| !line.eq_ignore_ascii_case(name)) {
-                    return Err(Reject::BadRequest("The Host header contradicts the request's target."));
+                    return Err(Reject::BadRequest(
+                        "The Host header contradicts the request's target.",
+                    ));
                 }
                 name
             }
         };
-        self.hosts.iter().position(|ours| name.eq_ignore_ascii_case(ours)).ok_or(Reject::MisdirectedRequest)
+        self.hosts
+            .iter()
+            .position(|ours| name.eq_ignore_ascii_case(ours))
+            .ok_or(Reject::MisdirectedRequest)
     }
 
     /// Judges the path of a request's target.
@@ -91,26 +108,44 @@ impl Routes {
         let path = canonical(path)?;
         let api = self.is_api(&path);
         let Some(rest) = path.strip_prefix(&*self.public_base) else {
-            return Ok(Routed { route: if api { Route::ApiOther } else { Route::None }, place: Place::Outside });
+            return Ok(Routed {
+                route: if api { Route::ApiOther } else { Route::None },
+                place: Place::Outside,
+            });
         };
-        let route = if api { self.api_route(rest) } else { page_route(rest) };
+        let route = if api {
+            self.api_route(rest)
+        } else {
+            page_route(rest)
+        };
         let place = match rest.as_bytes().first() {
             Some(b'/') => Place::Below(after(path, self.public_base.len())),
             None => Place::Bare,
-            Some(_) => return Ok(Routed { route: if api { Route::ApiOther } else { Route::None }, place: Place::Outside }),
+            Some(_) => {
+                return Ok(Routed {
+                    route: if api { Route::ApiOther } else { Route::None },
+                    place: Place::Outside,
+                });
+            }
         };
         Ok(Routed { route, place })
     }
 
     fn is_api(&self, path: &str) -> bool {
         let mut segments = path.split('/').skip(1);
-        self.api.iter().all(|wanted| segments.next().is_some_and(|got| is_leniently(got, wanted)))
+        self.api
+            .iter()
+            .all(|wanted| segments.next().is_some_and(|got| is_leniently(got, wanted)))
     }
 
     /// The template of an API path; `rest` begins below the base.
     fn api_route(&self, rest: &str) -> Route {
-        let Some(rest) = rest.get(self.api_length..) else { return Route::ApiOther };
-        let Some(rest) = rest.strip_prefix("/visitors/") else { return Route::ApiOther };
+        let Some(rest) = rest.get(self.api_length..) else {
+            return Route::ApiOther;
+        };
+        let Some(rest) = rest.strip_prefix("/visitors/") else {
+            return Route::ApiOther;
+        };
         match rest {
             "list/latest" => Route::VisitorsLatest,
             "list/search" => Route::VisitorsSearch,
@@ -149,7 +184,8 @@ fn host_of(authority: &str) -> Result<&str, Reject> {
         Some(at) if !authority[at..].contains(']') => (&authority[..at], &authority[at + 1..]),
         _ => (authority, ""),
     };
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'[' | b']' | b':');
+    let plain =
+        |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'[' | b']' | b':');
     if host.is_empty() || !host.bytes().all(plain) || !port.bytes().all(|b| b.is_ascii_digit()) {
         return Err(BAD);
     }
@@ -176,9 +212,15 @@ fn is_leniently(got: &str, wanted: &str) -> bool {
             byte => decoded.push(byte),
         }
     }
-    let end = decoded.iter().position(|b| matches!(b, b';' | b'?' | b'#')).unwrap_or(decoded.len());
+    let end = decoded
+        .iter()
+        .position(|b| matches!(b, b';' | b'?' | b'#'))
+        .unwrap_or(decoded.len());
     let cut = decoded[..end].trim_ascii();
-    let end = cut.iter().rposition(|b| !matches!(b, b'.' | b' ')).map_or(0, |i| i + 1);
+    let end = cut
+        .iter()
+        .rposition(|b| !matches!(b, b'.' | b' '))
+        .map_or(0, |i| i + 1);
     cut[..end].eq_ignore_ascii_case(wanted.as_bytes())
 }
 
@@ -203,7 +245,8 @@ pub fn canonical(raw: &str) -> Result<Cow<'_, str>, Reject> {
 /// what is ambiguous.
 fn decode(raw: &[u8]) -> Result<String, Reject> {
     const MALFORMED: Reject = Reject::BadRequest("The path has a malformed percent-escape.");
-    const CHARACTER: Reject = Reject::BadRequest("The path has a character that must be percent-encoded.");
+    const CHARACTER: Reject =
+        Reject::BadRequest("The path has a character that must be percent-encoded.");
     const SEPARATOR: Reject = Reject::AmbiguousPath("The path has an encoded or reversed slash.");
     const CONTROL: Reject = Reject::AmbiguousPath("The path has a control character.");
     const TWICE: Reject = Reject::AmbiguousPath("The path is percent-encoded twice.");
@@ -216,7 +259,11 @@ fn decode(raw: &[u8]) -> Result<String, Reject> {
     while let Some(byte) = bytes.next() {
         let byte = match byte {
             b'%' => {
-                let (Some(high), Some(low)) = (bytes.next().and_then(hex), bytes.next().and_then(hex)) else { return Err(MALFORMED) };
+                let (Some(high), Some(low)) =
+                    (bytes.next().and_then(hex), bytes.next().and_then(hex))
+                else {
+                    return Err(MALFORMED);
+                };
                 match high << 4 | low {
                     b'/' | b'\\' => return Err(SEPARATOR),
                     b'%' => return Err(TWICE),
@@ -305,7 +352,11 @@ mod tests {
     use super::*;
 
     fn routes(base: &str) -> Routes {
-        Routes::new(base, "/api", ["Support.acmetech.com".into(), "[::1]".into()])
+        Routes::new(
+            base,
+            "/api",
+            ["Support.acmetech.com".into(), "[::1]".into()],
+        )
     }
 
     fn route(path: &str) -> Result<Route, Reject> {
@@ -315,10 +366,19 @@ mod tests {
     #[test]
     fn paths_of_the_contract_have_their_templates() {
         for (path, expected) in [
-            ("/cobrowsing/api/visitors/list/latest", Route::VisitorsLatest),
-            ("/cobrowsing/api/visitors/list/search", Route::VisitorsSearch),
+            (
+                "/cobrowsing/api/visitors/list/latest",
+                Route::VisitorsLatest,
+            ),
+            (
+                "/cobrowsing/api/visitors/list/search",
+                Route::VisitorsSearch,
+            ),
             ("/cobrowsing/api/visitors/ABCD1234", Route::Visitor),
-            ("/cobrowsing/api/visitors/ABCD1234/watch_url", Route::WatchUrl),
+            (
+                "/cobrowsing/api/visitors/ABCD1234/watch_url",
+                Route::WatchUrl,
+            ),
             ("/cobrowsing/api/visitors/list", Route::ApiOther),
             ("/cobrowsing/api", Route::ApiOther),
             ("/cobrowsing/api/usage", Route::ApiOther),
@@ -374,16 +434,35 @@ mod tests {
             "/cobrowsing/%e0%80%af",
             "/cobrowsing/%ff",
         ] {
-            assert!(matches!(route(path), Err(Reject::AmbiguousPath(_))), "{path}: {:?}", route(path));
+            assert!(
+                matches!(route(path), Err(Reject::AmbiguousPath(_))),
+                "{path}: {:?}",
+                route(path)
+            );
         }
-        for path in ["", "*", "api", "/cobrowsing/%zz", "/cobrowsing/%2", "/a b", "/\u{e9}"] {
+        for path in [
+            "",
+            "*",
+            "api",
+            "/cobrowsing/%zz",
+            "/cobrowsing/%2",
+            "/a b",
+            "/\u{e9}",
+        ] {
             assert!(matches!(route(path), Err(Reject::BadRequest(_))), "{path}");
         }
     }
 
     #[test]
     fn paths_that_pages_use_stay_as_they_are() {
-        for path in ["/cobrowsing/a%20b.png", "/cobrowsing/%C3%A9t%C3%A9", "/cobrowsing/@scope/pkg:1", "/cobrowsing/a[1]|b", "/cobrowsing/%3Fx", "/cobrowsing/%23x"] {
+        for path in [
+            "/cobrowsing/a%20b.png",
+            "/cobrowsing/%C3%A9t%C3%A9",
+            "/cobrowsing/@scope/pkg:1",
+            "/cobrowsing/a[1]|b",
+            "/cobrowsing/%3Fx",
+            "/cobrowsing/%23x",
+        ] {
             assert_eq!(canonical(path).as_deref(), Ok(path));
         }
     }
@@ -392,8 +471,14 @@ mod tests {
     fn the_base_path_ends_at_a_segment() {
         let place = |base: &str, path: &'static str| routes(base).judge(path).unwrap().place;
         assert_eq!(place("/cobrowsing", "/cobrowsing"), Place::Bare);
-        assert_eq!(place("/cobrowsing", "/cobrowsing/"), Place::Below("/".into()));
-        assert_eq!(place("/cobrowsing", "/cobrowsing/x/y"), Place::Below("/x/y".into()));
+        assert_eq!(
+            place("/cobrowsing", "/cobrowsing/"),
+            Place::Below("/".into())
+        );
+        assert_eq!(
+            place("/cobrowsing", "/cobrowsing/x/y"),
+            Place::Below("/x/y".into())
+        );
         assert_eq!(place("/cobrowsing", "/cobrowsingx"), Place::Outside);
         assert_eq!(place("/a/b", "/a/b/c"), Place::Below("/c".into()));
         assert_eq!(place("/a/b", "/a/c"), Place::Outside);
@@ -404,20 +489,46 @@ mod tests {
 
     #[test]
     fn hosts_are_ours_whatever_their_case_or_port_and_no_other_is() {
-        let at = |uri: &str, lines: &[&str]| routes("").host(&uri.parse().unwrap(), lines.iter().map(|l| l.as_bytes()));
+        let at = |uri: &str, lines: &[&str]| {
+            routes("").host(&uri.parse().unwrap(), lines.iter().map(|l| l.as_bytes()))
+        };
         assert_eq!(at("/", &["support.ACMETECH.com"]), Ok(0));
         assert_eq!(at("/", &["support.acmetech.com:8443"]), Ok(0));
         assert_eq!(at("/", &["[::1]:8443"]), Ok(1));
         assert_eq!(at("https://support.acmetech.com/x", &[]), Ok(0));
-        for other in ["evil.test", "support.acmetech.com.", "xsupport.acmetech.com"] {
-            assert_eq!(at("/", &[other]), Err(Reject::MisdirectedRequest), "{other}");
+        for other in [
+            "evil.test",
+            "support.acmetech.com.",
+            "xsupport.acmetech.com",
+        ] {
+            assert_eq!(
+                at("/", &[other]),
+                Err(Reject::MisdirectedRequest),
+                "{other}"
+            );
         }
-        assert_eq!(at("http://evil.test/x", &["evil.test"]), Err(Reject::MisdirectedRequest));
-        let bad: [&[&str]; 6] = [&[], &[""], &["support.acmetech.com", "support.acmetech.com"], &["user@support.acmetech.com"], &["support.acmetech.com:8x"], &["a b"]];
+        assert_eq!(
+            at("http://evil.test/x", &["evil.test"]),
+            Err(Reject::MisdirectedRequest)
+        );
+        let bad: [&[&str]; 6] = [
+            &[],
+            &[""],
+            &["support.acmetech.com", "support.acmetech.com"],
+            &["user@support.acmetech.com"],
+            &["support.acmetech.com:8x"],
+            &["a b"],
+        ];
         for lines in bad {
-            assert!(matches!(at("/", lines), Err(Reject::BadRequest(_))), "{lines:?}");
+            assert!(
+                matches!(at("/", lines), Err(Reject::BadRequest(_))),
+                "{lines:?}"
+            );
         }
-        assert!(matches!(at("http://evil.test/x", &["support.acmetech.com"]), Err(Reject::BadRequest(_))));
+        assert!(matches!(
+            at("http://evil.test/x", &["support.acmetech.com"]),
+            Err(Reject::BadRequest(_))
+        ));
     }
 
     proptest! {

@@ -23,7 +23,9 @@ impl LogGuard {
 
 /// Starts the process' log. A second call (tests) changes nothing.
 pub fn start_log(log: &Log) -> LogGuard {
-    let (writer, worker) = NonBlockingBuilder::default().lossy(true).finish(std::io::stdout());
+    let (writer, worker) = NonBlockingBuilder::default()
+        .lossy(true)
+        .finish(std::io::stdout());
     let dropped = writer.error_counter();
     let level = match log.level {
         LogLevel::Error => "error",
@@ -32,19 +34,32 @@ pub fn start_log(log: &Log) -> LogGuard {
         LogLevel::Debug => "debug",
     };
     // Libraries say at `debug` what clients sent: never more of them than warnings.
-    let filter = EnvFilter::new(format!("warn,cobrowse_gateway={level},access={}", if log.access { "info" } else { "off" }));
+    let filter = EnvFilter::new(format!(
+        "warn,cobrowse_gateway={level},access={}",
+        if log.access { "info" } else { "off" }
+    ));
     let terminal = std::io::stdout().is_terminal();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer);
     let json = match log.format {
         LogFormat::Json => true,
         LogFormat::Text => false,
         LogFormat::Auto => !terminal,
     };
     let started = if json {
-        builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+        builder
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .try_init()
     } else {
         builder.with_ansi(terminal).try_init()
     };
     drop(started);
-    LogGuard { _worker: worker, dropped }
+    LogGuard {
+        _worker: worker,
+        dropped,
+    }
 }

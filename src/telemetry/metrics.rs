@@ -8,15 +8,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::names::Route;
 use crate::reject::Reject;
 
 /// The bounds that OpenTelemetry advises for `http.server.request.duration`, in seconds.
-const REQUEST_BOUNDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+const REQUEST_BOUNDS: [f64; 14] = [
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
 const SESSION_BOUNDS: [f64; 8] = [1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 43200.0];
 
 /// Who ended a tunnel.
@@ -35,7 +37,13 @@ pub enum ClosedBy {
 }
 
 impl ClosedBy {
-    const ALL: [Self; 5] = [Self::Client, Self::Upstream, Self::Idle, Self::Drain, Self::Error];
+    const ALL: [Self; 5] = [
+        Self::Client,
+        Self::Upstream,
+        Self::Idle,
+        Self::Drain,
+        Self::Error,
+    ];
 
     /// The word.
     pub const fn as_str(self) -> &'static str {
@@ -101,67 +109,198 @@ impl Metrics {
         let duration = register(
             &r,
             HistogramVec::new(
-                HistogramOpts::new("gateway_request_duration_seconds", "Time from a request's head to the end of its answer; tunnels excluded.")
-                    .buckets(REQUEST_BOUNDS.to_vec()),
+                HistogramOpts::new(
+                    "gateway_request_duration_seconds",
+                    "Time from a request's head to the end of its answer; tunnels excluded.",
+                )
+                .buckets(REQUEST_BOUNDS.to_vec()),
                 &["route"],
             )?,
         )?;
-        let rejected = counters(&r, "gateway_rejected_requests_total", "Requests the gateway refused itself, by its error code.", &["reason"])?;
+        let rejected = counters(
+            &r,
+            "gateway_rejected_requests_total",
+            "Requests the gateway refused itself, by its error code.",
+            &["reason"],
+        )?;
         let websocket_closed = counters(
             &r,
             "gateway_websocket_closed_total",
             "Tunnels closed, by who closed them and the class of the close code (unknown: frames are not read).",
             &["by", "code_class"],
         )?;
-        let websocket_bytes = counters(&r, "gateway_websocket_bytes_total", "Bytes through tunnels, received from and sent to clients.", &["direction"])?;
-        let connections = gauges(&r, "gateway_connections", "Open connections from clients, tunnels included.", &["listener", "proto"])?;
-        let connects = counters(&r, "gateway_upstream_connects_total", "Connections to the backend, by result.", &["result"])?;
-        let build = gauges(&r, "gateway_build_info", "1; the label tells the version.", &["version"])?;
+        let websocket_bytes = counters(
+            &r,
+            "gateway_websocket_bytes_total",
+            "Bytes through tunnels, received from and sent to clients.",
+            &["direction"],
+        )?;
+        let connections = gauges(
+            &r,
+            "gateway_connections",
+            "Open connections from clients, tunnels included.",
+            &["listener", "proto"],
+        )?;
+        let connects = counters(
+            &r,
+            "gateway_upstream_connects_total",
+            "Connections to the backend, by result.",
+            &["result"],
+        )?;
+        let build = gauges(
+            &r,
+            "gateway_build_info",
+            "1; the label tells the version.",
+            &["version"],
+        )?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        r.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        r.register(Box::new(
+            prometheus::process_collector::ProcessCollector::for_self(),
+        ))?;
         Ok(Self {
-            requests: counters(&r, "gateway_requests_total", "Requests answered, by route, method and status code.", &["route", "method", "code"])?,
+            requests: counters(
+                &r,
+                "gateway_requests_total",
+                "Requests answered, by route, method and status code.",
+                &["route", "method", "code"],
+            )?,
             duration: Route::ALL.map(|route| duration.with_label_values(&[route.as_str()])),
-            upstream_duration: histogram(&r, "gateway_upstream_request_duration_seconds", "Time from sending a request to the head of the backend's answer.", &REQUEST_BOUNDS)?,
-            inflight: gauge(&r, "gateway_inflight_requests", "Requests being answered now.")?,
+            upstream_duration: histogram(
+                &r,
+                "gateway_upstream_request_duration_seconds",
+                "Time from sending a request to the head of the backend's answer.",
+                &REQUEST_BOUNDS,
+            )?,
+            inflight: gauge(
+                &r,
+                "gateway_inflight_requests",
+                "Requests being answered now.",
+            )?,
             rejected: Reject::CODES.map(|code| rejected.with_label_values(&[code])),
-            auth: counters(&r, "gateway_auth_total", "API requests by the result of the key check (ok, invalid, duplicate, closed) and the key's name.", &["result", "key_id"])?,
-            key_last_used: gauges(&r, "gateway_key_last_used_timestamp_seconds", "When a key was last used, Unix time.", &["key_id"])?,
-            api_enabled: gauge(&r, "gateway_api_enabled", "1 when a key is configured, 0 when the API is closed.")?,
-            ratelimit: counters(&r, "gateway_ratelimit_total", "Requests a policy judged, by result (admitted, limited).", &["policy", "result", "enforced"])?,
+            auth: counters(
+                &r,
+                "gateway_auth_total",
+                "API requests by the result of the key check (ok, invalid, duplicate, closed) and the key's name.",
+                &["result", "key_id"],
+            )?,
+            key_last_used: gauges(
+                &r,
+                "gateway_key_last_used_timestamp_seconds",
+                "When a key was last used, Unix time.",
+                &["key_id"],
+            )?,
+            api_enabled: gauge(
+                &r,
+                "gateway_api_enabled",
+                "1 when a key is configured, 0 when the API is closed.",
+            )?,
+            ratelimit: counters(
+                &r,
+                "gateway_ratelimit_total",
+                "Requests a policy judged, by result (admitted, limited).",
+                &["policy", "result", "enforced"],
+            )?,
             websocket_active: gauges(&r, "gateway_websocket_active", "Open tunnels.", &["route"])?,
-            websocket_closed: ClosedBy::ALL.map(|by| websocket_closed.with_label_values(&[by.as_str(), "unknown"])),
+            websocket_closed: ClosedBy::ALL
+                .map(|by| websocket_closed.with_label_values(&[by.as_str(), "unknown"])),
             websocket_received: websocket_bytes.with_label_values(&["received"]),
             websocket_sent: websocket_bytes.with_label_values(&["sent"]),
-            websocket_duration: histogram(&r, "gateway_websocket_session_duration_seconds", "How long tunnels were open.", &SESSION_BOUNDS)?,
+            websocket_duration: histogram(
+                &r,
+                "gateway_websocket_session_duration_seconds",
+                "How long tunnels were open.",
+                &SESSION_BOUNDS,
+            )?,
             connections_h1: connections.with_label_values(&["public", "h1"]),
             connections_h2: connections.with_label_values(&["public", "h2"]),
-            connections_refused: counter(&r, "gateway_connections_refused_total", "Connections closed at once because limits.connections was reached.")?,
-            accept_errors: counter(&r, "gateway_accept_errors_total", "Errors of accept, such as too many open files.")?,
-            handshake_failures: counters(&r, "gateway_tls_handshake_failures_total", "TLS handshakes that failed (tls, io, timeout).", &["reason"])?,
+            connections_refused: counter(
+                &r,
+                "gateway_connections_refused_total",
+                "Connections closed at once because limits.connections was reached.",
+            )?,
+            accept_errors: counter(
+                &r,
+                "gateway_accept_errors_total",
+                "Errors of accept, such as too many open files.",
+            )?,
+            handshake_failures: counters(
+                &r,
+                "gateway_tls_handshake_failures_total",
+                "TLS handshakes that failed (tls, io, timeout).",
+                &["reason"],
+            )?,
             certificate_not_after: {
-                register(&r, GaugeVec::new(Opts::new("gateway_tls_cert_not_after_timestamp_seconds", "When the served certificate expires, Unix time."), &["name"])?)?
+                register(
+                    &r,
+                    GaugeVec::new(
+                        Opts::new(
+                            "gateway_tls_cert_not_after_timestamp_seconds",
+                            "When the served certificate expires, Unix time.",
+                        ),
+                        &["name"],
+                    )?,
+                )?
             },
-            config_reload_successful: gauge(&r, "gateway_config_last_reload_successful", "1 when the last attempt to load the configuration succeeded.")?,
+            config_reload_successful: gauge(
+                &r,
+                "gateway_config_last_reload_successful",
+                "1 when the last attempt to load the configuration succeeded.",
+            )?,
             config_reload_timestamp: {
-                register(&r, Gauge::new("gateway_config_last_reload_timestamp_seconds", "When the configuration in force was loaded, Unix time.")?)?
+                register(
+                    &r,
+                    Gauge::new(
+                        "gateway_config_last_reload_timestamp_seconds",
+                        "When the configuration in force was loaded, Unix time.",
+                    )?,
+                )?
             },
-            config_info: gauges(&r, "gateway_config_info", "1; the label is a digest of the configuration in force.", &["hash"])?,
-            upstream_up: gauge(&r, "gateway_upstream_up", "1 when the backend accepted the last test connection.")?,
+            config_info: gauges(
+                &r,
+                "gateway_config_info",
+                "1; the label is a digest of the configuration in force.",
+                &["hash"],
+            )?,
+            upstream_up: gauge(
+                &r,
+                "gateway_upstream_up",
+                "1 when the backend accepted the last test connection.",
+            )?,
             upstream_connects: connects.with_label_values(&["ok"]),
             upstream_connect_failures: connects.with_label_values(&["failed"]),
-            upstream_reused_reset: counter(&r, "gateway_upstream_reused_reset_total", "Kept connections that the backend had closed when they were used again.")?,
+            upstream_reused_reset: counter(
+                &r,
+                "gateway_upstream_reused_reset_total",
+                "Kept connections that the backend had closed when they were used again.",
+            )?,
             draining: gauge(&r, "gateway_draining", "1 from SIGTERM to the end.")?,
-            drain_remaining: gauge(&r, "gateway_drain_remaining_connections", "Connections and tunnels still open while draining.")?,
-            log_dropped: counter(&r, "gateway_log_lines_dropped_total", "Log lines dropped because the reader of standard output was too slow.")?,
+            drain_remaining: gauge(
+                &r,
+                "gateway_drain_remaining_connections",
+                "Connections and tunnels still open while draining.",
+            )?,
+            log_dropped: counter(
+                &r,
+                "gateway_log_lines_dropped_total",
+                "Log lines dropped because the reader of standard output was too slow.",
+            )?,
             registry: r,
         })
     }
 
     /// The series of one policy.
     pub fn policy(&self, name: &str, enforced: bool) -> PolicyCounters {
-        let series = |result| self.ratelimit.with_label_values(&[name, result, if enforced { "true" } else { "false" }]);
-        PolicyCounters { admitted: series("admitted"), limited: series("limited") }
+        let series = |result| {
+            self.ratelimit.with_label_values(&[
+                name,
+                result,
+                if enforced { "true" } else { "false" },
+            ])
+        };
+        PolicyCounters {
+            admitted: series("admitted"),
+            limited: series("limited"),
+        }
     }
 
     /// The gauge of open tunnels of a route.
@@ -186,26 +325,42 @@ impl Metrics {
     pub fn text(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(16 << 10);
         // Writing to memory cannot fail, and what was gathered was registered with valid names.
-        let _: prometheus::Result<()> = TextEncoder::new().encode(&self.registry.gather(), &mut out);
+        let _: prometheus::Result<()> =
+            TextEncoder::new().encode(&self.registry.gather(), &mut out);
         out
     }
 }
 
 /// Seconds since 1970.
 pub(super) fn unix_now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs() as i64)
 }
 
-fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: C,
+) -> prometheus::Result<C> {
     registry.register(Box::new(collector.clone()))?;
     Ok(collector)
 }
 
-fn counters(r: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+fn counters(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> prometheus::Result<IntCounterVec> {
     register(r, IntCounterVec::new(Opts::new(name, help), labels)?)
 }
 
-fn gauges(r: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+fn gauges(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> prometheus::Result<IntGaugeVec> {
     register(r, IntGaugeVec::new(Opts::new(name, help), labels)?)
 }
 
@@ -217,6 +372,14 @@ fn gauge(r: &Registry, name: &str, help: &str) -> prometheus::Result<IntGauge> {
     register(r, IntGauge::new(name, help)?)
 }
 
-fn histogram(r: &Registry, name: &str, help: &str, bounds: &[f64]) -> prometheus::Result<Histogram> {
-    register(r, Histogram::with_opts(HistogramOpts::new(name, help).buckets(bounds.to_vec()))?)
+fn histogram(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    bounds: &[f64],
+) -> prometheus::Result<Histogram> {
+    register(
+        r,
+        Histogram::with_opts(HistogramOpts::new(name, help).buckets(bounds.to_vec()))?,
+    )
 }

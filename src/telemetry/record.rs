@@ -28,7 +28,11 @@ pub struct Recorder {
 impl Recorder {
     /// A recorder for one worker.
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, requests: RefCell::new(vec![Vec::new(); Route::ALL.len() * METHODS.len()]), keys: RefCell::default() }
+        Self {
+            metrics,
+            requests: RefCell::new(vec![Vec::new(); Route::ALL.len() * METHODS.len()]),
+            keys: RefCell::default(),
+        }
     }
 
     /// Counts one key check; `key` is the name of the key that was given.
@@ -47,7 +51,10 @@ impl Recorder {
             }
         };
         if !keys.iter().any(|(name, ..)| name == label) {
-            let (used, last) = (self.metrics.auth.with_label_values(&["ok", label]), self.metrics.key_last_used.with_label_values(&[label]));
+            let (used, last) = (
+                self.metrics.auth.with_label_values(&["ok", label]),
+                self.metrics.key_last_used.with_label_values(&[label]),
+            );
             keys.push((Arc::clone(label), used, last));
         }
         if let Some((_, used, last)) = keys.iter().find(|(name, ..)| name == label) {
@@ -66,7 +73,10 @@ impl Recorder {
         }
         // Codes beyond those that HTTP defines classes for share one series.
         let label = if code < 600 { status.as_str() } else { "other" };
-        let counter = self.metrics.requests.with_label_values(&[route.as_str(), METHODS[method], label]);
+        let counter =
+            self.metrics
+                .requests
+                .with_label_values(&[route.as_str(), METHODS[method], label]);
         counter.inc();
         row.push((code, counter));
     }
@@ -101,7 +111,12 @@ pub struct Record {
 
 impl Record {
     /// Begins with the head of a request.
-    pub fn begin(recorder: &Rc<Recorder>, peer: &Rc<Peer>, method: &Method, version: Version) -> Self {
+    pub fn begin(
+        recorder: &Rc<Recorder>,
+        peer: &Rc<Peer>,
+        method: &Method,
+        version: Version,
+    ) -> Self {
         recorder.metrics.inflight.inc();
         Self {
             recorder: Rc::clone(recorder),

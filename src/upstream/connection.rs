@@ -32,7 +32,11 @@ impl Connection {
         let stream = TcpStream::connect(&*settings.authority).await?;
         stream.set_nodelay(true)?;
         // A backend host that vanished is noticed although a tunnel may be silent for an hour.
-        SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)))?;
+        SockRef::from(&stream).set_tcp_keepalive(
+            &TcpKeepalive::new()
+                .with_time(Duration::from_secs(60))
+                .with_interval(Duration::from_secs(15)),
+        )?;
         Ok(Self {
             stream,
             buffer: BytesMut::new(),
@@ -51,7 +55,11 @@ impl Connection {
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.buffer.reserve(self.read_size);
         let room = self.buffer.capacity() - self.buffer.len();
-        let n = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.buffer))?;
+        let n = ready!(poll_read_buf(
+            Pin::new(&mut self.stream),
+            cx,
+            &mut self.buffer
+        ))?;
         if n == room {
             self.read_size = (self.read_size * 2).min(*READ.end());
         } else if n < self.read_size / 4 {
@@ -67,7 +75,11 @@ impl Connection {
             let mut byte = [std::mem::MaybeUninit::uninit()];
             SockRef::from(&self.stream).peek(&mut byte)
         };
-        let seen = if thorough { peek() } else { self.stream.try_io(Interest::READABLE, peek) };
+        let seen = if thorough {
+            peek()
+        } else {
+            self.stream.try_io(Interest::READABLE, peek)
+        };
         !matches!(seen, Err(e) if e.kind() == io::ErrorKind::WouldBlock)
     }
 }
@@ -112,18 +124,26 @@ impl Pool {
 
     /// The backend closes idle connections after so many seconds: we do it a second earlier.
     pub(super) fn announce(&self, seconds: u64) {
-        self.announced.set(Some(Duration::from_secs(seconds.saturating_sub(1))));
+        self.announced
+            .set(Some(Duration::from_secs(seconds.saturating_sub(1))));
     }
 
     pub(super) fn close_idle(&self, settings: &Settings) {
         let limit = self.limit(settings);
         let mut idle = self.idle.borrow_mut();
-        let expired = idle.iter().take_while(|connection| connection.idle_since.elapsed() > limit).count();
+        let expired = idle
+            .iter()
+            .take_while(|connection| connection.idle_since.elapsed() > limit)
+            .count();
         idle.drain(..expired);
         idle.retain(|connection| !connection.is_dead(false));
     }
 
     fn limit(&self, settings: &Settings) -> Duration {
-        self.announced.get().map_or(settings.pool_idle, |announced| announced.min(settings.pool_idle))
+        self.announced
+            .get()
+            .map_or(settings.pool_idle, |announced| {
+                announced.min(settings.pool_idle)
+            })
     }
 }

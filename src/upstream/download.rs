@@ -36,14 +36,24 @@ pub struct Download {
 
 impl Download {
     /// `keep`: where the connection goes and how many are kept there, if it may be used again.
-    pub(super) fn new(connection: Connection, framing: Framing, outgoing: Option<Box<Outgoing>>, keep: Option<(Rc<Pool>, usize)>) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        framing: Framing,
+        outgoing: Option<Box<Outgoing>>,
+        keep: Option<(Rc<Pool>, usize)>,
+    ) -> Self {
         let decoder = match framing {
             Framing::None => Decoder::Done,
             Framing::Length(length) => Decoder::Length(length),
             Framing::Chunked => Decoder::Chunked(Chunked::Size),
             Framing::UntilClose => Decoder::UntilClose,
         };
-        let mut this = Self { connection: Some(connection), decoder, outgoing, keep };
+        let mut this = Self {
+            connection: Some(connection),
+            decoder,
+            outgoing,
+            keep,
+        };
         this.release_at_end();
         this
     }
@@ -59,8 +69,13 @@ impl Download {
         if !matches!(self.decoder, Decoder::Done) {
             return;
         }
-        let Some((pool, size)) = self.keep.take() else { return };
-        if let Some(connection) = self.connection.take_if(|c| c.buffer.is_empty() && self.outgoing.is_none()) {
+        let Some((pool, size)) = self.keep.take() else {
+            return;
+        };
+        if let Some(connection) = self
+            .connection
+            .take_if(|c| c.buffer.is_empty() && self.outgoing.is_none())
+        {
             pool.put(connection, size);
         }
     }
@@ -70,10 +85,15 @@ impl Body for Download {
     type Data = Bytes;
     type Error = Broken;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = self.get_mut();
         loop {
-            let Some(connection) = &mut this.connection else { return Poll::Ready(None) };
+            let Some(connection) = &mut this.connection else {
+                return Poll::Ready(None);
+            };
             if let Some(outgoing) = &mut this.outgoing {
                 match outgoing.poll_send(cx, &mut connection.stream) {
                     Poll::Ready(Ok(())) => this.outgoing = None,
@@ -106,7 +126,9 @@ impl Body for Download {
                 let whole = matches!((&this.decoder, read), (Decoder::UntilClose, Ok(0)));
                 this.connection = None;
                 this.keep = None;
-                return Poll::Ready((!whole).then_some(Err(Broken("the backend broke off its answer"))));
+                return Poll::Ready(
+                    (!whole).then_some(Err(Broken("the backend broke off its answer"))),
+                );
             }
         }
     }
@@ -143,7 +165,9 @@ impl Decoder {
             Self::Done => Ok(Decoded::End),
             _ if buffer.is_empty() => Ok(Decoded::More),
             Self::Length(left) => {
-                let n = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
+                let n = usize::try_from(*left)
+                    .unwrap_or(usize::MAX)
+                    .min(buffer.len());
                 *left -= n as u64;
                 if *left == 0 {
                     *self = Self::Done;
@@ -182,7 +206,9 @@ impl Chunked {
         loop {
             match self {
                 Self::Size => {
-                    let Some(line) = take_line(buffer, MAX_LINE)? else { return Ok(Decoded::More) };
+                    let Some(line) = take_line(buffer, MAX_LINE)? else {
+                        return Ok(Decoded::More);
+                    };
                     *self = match size(&line)? {
                         0 => Self::Trailers(0),
                         size => Self::Data(size),
@@ -190,7 +216,9 @@ impl Chunked {
                 }
                 Self::Data(_) if buffer.is_empty() => return Ok(Decoded::More),
                 Self::Data(left) => {
-                    let n = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
+                    let n = usize::try_from(*left)
+                        .unwrap_or(usize::MAX)
+                        .min(buffer.len());
                     *left -= n as u64;
                     if *left == 0 {
                         *self = Self::DataEnd;
@@ -208,7 +236,9 @@ impl Chunked {
                     *self = Self::Size;
                 }
                 Self::Trailers(total) => {
-                    let Some(line) = take_line(buffer, MAX_TRAILERS)? else { return Ok(Decoded::More) };
+                    let Some(line) = take_line(buffer, MAX_TRAILERS)? else {
+                        return Ok(Decoded::More);
+                    };
                     *total += line.len();
                     if line.is_empty() {
                         *self = Self::Over;
@@ -241,12 +271,19 @@ fn take_line(buffer: &mut BytesMut, max: usize) -> Result<Option<BytesMut>, &'st
 
 fn size(line: &[u8]) -> Result<u64, &'static str> {
     const BAD: &str = "a chunk size of the answer is invalid";
-    let digits = line.split(|b| *b == b';').next().unwrap_or_default().trim_ascii_end();
+    let digits = line
+        .split(|b| *b == b';')
+        .next()
+        .unwrap_or_default()
+        .trim_ascii_end();
     // `from_str_radix` alone would take a sign.
     if digits.is_empty() || digits.len() > 16 || !digits.iter().all(u8::is_ascii_hexdigit) {
         return Err(BAD);
     }
-    std::str::from_utf8(digits).ok().and_then(|text| u64::from_str_radix(text, 16).ok()).ok_or(BAD)
+    std::str::from_utf8(digits)
+        .ok()
+        .and_then(|text| u64::from_str_radix(text, 16).ok())
+        .ok_or(BAD)
 }
 
 #[cfg(test)]
@@ -257,7 +294,8 @@ mod tests {
 
     /// Feeds `bytes` in pieces of the given sizes; gives the data and what is left over.
     fn dechunk(bytes: &[u8], pieces: &[usize]) -> Result<Option<(Vec<u8>, Vec<u8>)>, &'static str> {
-        let (mut decoder, mut buffer, mut data) = (Decoder::Chunked(Chunked::Size), BytesMut::new(), Vec::new());
+        let (mut decoder, mut buffer, mut data) =
+            (Decoder::Chunked(Chunked::Size), BytesMut::new(), Vec::new());
         let mut rest = bytes;
         let mut pieces = pieces.iter().copied().cycle();
         loop {
@@ -277,16 +315,34 @@ mod tests {
     #[test]
     fn chunks_extensions_and_trailers_are_understood() {
         let text = b"5;ext=1\r\nhello\r\n1 \r\n \r\n0\r\nX-Trailer: 1\r\n\r\nnext";
-        assert_eq!(dechunk(text, &[1]), Ok(Some((b"hello ".to_vec(), b"next".to_vec()))));
+        assert_eq!(
+            dechunk(text, &[1]),
+            Ok(Some((b"hello ".to_vec(), b"next".to_vec())))
+        );
     }
 
     #[test]
     fn malformed_chunks_are_refused() {
-        for bad in ["x\r\n", "\r\n", "+5\r\nhello\r\n", "0x5\r\nhello\r\n", "5\nhello\r\n", "5\r\nhelloX\r\n", "11111111111111111\r\n", "-1\r\n"] {
+        for bad in [
+            "x\r\n",
+            "\r\n",
+            "+5\r\nhello\r\n",
+            "0x5\r\nhello\r\n",
+            "5\nhello\r\n",
+            "5\r\nhelloX\r\n",
+            "11111111111111111\r\n",
+            "-1\r\n",
+        ] {
             assert!(dechunk(bad.as_bytes(), &[64]).is_err(), "{bad:?}");
         }
         assert!(dechunk(format!("5;{}", "a".repeat(MAX_LINE)).as_bytes(), &[64]).is_err());
-        assert!(dechunk(format!("0\r\n{}", "a: b\r\n".repeat(MAX_TRAILERS)).as_bytes(), &[4096]).is_err());
+        assert!(
+            dechunk(
+                format!("0\r\n{}", "a: b\r\n".repeat(MAX_TRAILERS)).as_bytes(),
+                &[4096]
+            )
+            .is_err()
+        );
     }
 
     proptest! {

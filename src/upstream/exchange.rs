@@ -39,24 +39,50 @@ pub(super) struct Stopped {
 }
 
 impl Upstream {
-    pub(super) async fn exchange(&self, settings: &Settings, mut connection: Connection, ask: Ask, mut outgoing: Outgoing) -> Result<Answer, Stopped> {
+    pub(super) async fn exchange(
+        &self,
+        settings: &Settings,
+        mut connection: Connection,
+        ask: Ask,
+        mut outgoing: Outgoing,
+    ) -> Result<Answer, Stopped> {
         let mut stale = false;
-        match self.head(settings, &mut connection, ask, &mut outgoing, &mut stale).await {
+        match self
+            .head(settings, &mut connection, ask, &mut outgoing, &mut stale)
+            .await
+        {
             Ok((head, sent)) => {
                 if let Some(seconds) = head.keep_alive {
                     self.pool.announce(seconds);
                 }
                 let received = outgoing.received;
-                let keep = (head.persistent && head.status != StatusCode::SWITCHING_PROTOCOLS).then(|| (Rc::clone(&self.pool), settings.pool_size));
+                let keep = (head.persistent && head.status != StatusCode::SWITCHING_PROTOCOLS)
+                    .then(|| (Rc::clone(&self.pool), settings.pool_size));
                 let rest = (!sent).then(|| Box::new(outgoing));
-                Ok(Answer { status: head.status, headers: head.headers, body: Download::new(connection, head.framing, rest, keep), received })
+                Ok(Answer {
+                    status: head.status,
+                    headers: head.headers,
+                    body: Download::new(connection, head.framing, rest, keep),
+                    received,
+                })
             }
-            Err(failure) => Err(Stopped { failure, stale, outgoing }),
+            Err(failure) => Err(Stopped {
+                failure,
+                stale,
+                outgoing,
+            }),
         }
     }
 
     /// The head of the answer, and whether the request is sent whole.
-    async fn head(&self, settings: &Settings, connection: &mut Connection, ask: Ask, outgoing: &mut Outgoing, stale: &mut bool) -> Result<(Head, bool), Failure> {
+    async fn head(
+        &self,
+        settings: &Settings,
+        connection: &mut Connection,
+        ask: Ask,
+        outgoing: &mut Outgoing,
+        stale: &mut bool,
+    ) -> Result<(Head, bool), Failure> {
         let patience = settings.response_timeout;
         let mut deadline = pin!(tokio::time::sleep(patience));
         let (mut sent, mut refused, mut interim) = (false, None, 0);
@@ -79,12 +105,18 @@ impl Upstream {
                     match head::take(&mut connection.buffer, ask.head) {
                         Ok(None) => {}
                         Ok(Some(head)) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
-                            return Poll::Ready(if ask.upgrade { Ok((head, sent)) } else { Err(Failure::Broken("the backend switched protocols unasked")) });
+                            return Poll::Ready(if ask.upgrade {
+                                Ok((head, sent))
+                            } else {
+                                Err(Failure::Broken("the backend switched protocols unasked"))
+                            });
                         }
                         Ok(Some(head)) if head.status.is_informational() => {
                             interim += 1;
                             if interim > MAX_INTERIM {
-                                return Poll::Ready(Err(Failure::Broken("the backend sent too many interim answers")));
+                                return Poll::Ready(Err(Failure::Broken(
+                                    "the backend sent too many interim answers",
+                                )));
                             }
                             continue;
                         }
@@ -96,8 +128,15 @@ impl Upstream {
                     Poll::Ready(Ok(n)) if n > 0 => {}
                     Poll::Ready(ended) => {
                         *stale = interim == 0 && connection.buffer.is_empty();
-                        let how = if ended.is_ok() { "the backend closed the connection before its answer" } else { "the backend reset the connection" };
-                        return Poll::Ready(Err(refused.take().filter(|_| !*stale).unwrap_or(Failure::Broken(how))));
+                        let how = if ended.is_ok() {
+                            "the backend closed the connection before its answer"
+                        } else {
+                            "the backend reset the connection"
+                        };
+                        return Poll::Ready(Err(refused
+                            .take()
+                            .filter(|_| !*stale)
+                            .unwrap_or(Failure::Broken(how))));
                     }
                     Poll::Pending => break,
                 }
@@ -105,8 +144,12 @@ impl Upstream {
             while deadline.as_mut().poll(cx).is_ready() {
                 // Time counts from the last byte that went out: uploads may be long.
                 match moved.1.take() {
-                    Some(at) if at + patience > Instant::now() => deadline.as_mut().reset(at + patience),
-                    _ if !sent && outgoing.waits_for_client() => return Poll::Ready(Err(Failure::ClientSlow)),
+                    Some(at) if at + patience > Instant::now() => {
+                        deadline.as_mut().reset(at + patience)
+                    }
+                    _ if !sent && outgoing.waits_for_client() => {
+                        return Poll::Ready(Err(Failure::ClientSlow));
+                    }
                     _ => return Poll::Ready(Err(Failure::Timeout)),
                 }
             }

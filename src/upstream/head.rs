@@ -42,10 +42,15 @@ pub(super) fn take(buffer: &mut BytesMut, asked_head: bool) -> Result<Option<Hea
         Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
         Ok(httparse::Status::Partial) if buffer.len() < MAX_HEAD => return Ok(None),
         Ok(_) => return Err("the head of the answer is too large"),
-        Err(httparse::Error::TooManyHeaders) => return Err("the answer has too many header fields"),
+        Err(httparse::Error::TooManyHeaders) => {
+            return Err("the answer has too many header fields");
+        }
         Err(_) => return Err("the head of the answer is malformed"),
     };
-    let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or("the status of the answer is invalid")?;
+    let status = parsed
+        .code
+        .and_then(|code| StatusCode::from_u16(code).ok())
+        .ok_or("the status of the answer is invalid")?;
     let http_1_1 = parsed.version == Some(1);
     let base = buffer.as_ptr().addr();
     let at = |part: &[u8]| {
@@ -74,7 +79,8 @@ pub(super) fn take(buffer: &mut BytesMut, asked_head: bool) -> Result<Option<Hea
     let mut upgrade_named = false;
     for (name, value) in &spans[..count] {
         let value = bytes.slice(value.clone());
-        let name = HeaderName::from_bytes(&bytes[name.clone()]).map_err(|_invalid| "a header name of the answer is invalid")?;
+        let name = HeaderName::from_bytes(&bytes[name.clone()])
+            .map_err(|_invalid| "a header name of the answer is invalid")?;
         match name.as_str() {
             "connection" => {
                 for token in tokens(&value) {
@@ -87,12 +93,16 @@ pub(super) fn take(buffer: &mut BytesMut, asked_head: bool) -> Result<Option<Hea
                 }
                 if named.is_some() {
                     // Kept for a moment: the names in it are removed below.
-                    head.headers.append(CONNECTION, HeaderValue::from_maybe_shared(value).map_err(|_invalid| INVALID_VALUE)?);
+                    head.headers.append(
+                        CONNECTION,
+                        HeaderValue::from_maybe_shared(value).map_err(|_invalid| INVALID_VALUE)?,
+                    );
                 }
                 continue;
             }
             "keep-alive" => {
-                head.keep_alive = tokens(&value).find_map(|t| t.strip_prefix("timeout=")?.parse().ok());
+                head.keep_alive =
+                    tokens(&value).find_map(|t| t.strip_prefix("timeout=")?.parse().ok());
                 continue;
             }
             "upgrade" => {
@@ -109,15 +119,24 @@ pub(super) fn take(buffer: &mut BytesMut, asked_head: bool) -> Result<Option<Hea
             }
             "content-length" => {
                 let length = digits(&value).ok_or("the answer's Content-Length is invalid")?;
-                if content_length.replace(length).is_some_and(|before| before != length) {
+                if content_length
+                    .replace(length)
+                    .is_some_and(|before| before != length)
+                {
                     return Err("the answer has two lengths");
                 }
-                head.headers.insert(CONTENT_LENGTH, HeaderValue::from_maybe_shared(value).map_err(|_invalid| INVALID_VALUE)?);
+                head.headers.insert(
+                    CONTENT_LENGTH,
+                    HeaderValue::from_maybe_shared(value).map_err(|_invalid| INVALID_VALUE)?,
+                );
                 continue;
             }
             _ => {}
         }
-        head.headers.append(name, HeaderValue::from_maybe_shared(value).map_err(|_invalid| INVALID_VALUE)?);
+        head.headers.append(
+            name,
+            HeaderValue::from_maybe_shared(value).map_err(|_invalid| INVALID_VALUE)?,
+        );
     }
     if named.is_some() {
         remove_named(&mut head.headers);
@@ -126,7 +145,9 @@ pub(super) fn take(buffer: &mut BytesMut, asked_head: bool) -> Result<Option<Hea
     if chunked.is_some() && content_length.is_some() {
         return Err("the answer has both a length and chunks");
     }
-    let bodiless = asked_head || status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let bodiless = asked_head
+        || status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if status == StatusCode::NO_CONTENT || status.is_informational() {
         // A length says nothing there (RFC 9110 section 8.6).
         head.headers.remove(CONTENT_LENGTH);
@@ -144,20 +165,27 @@ pub(super) fn take(buffer: &mut BytesMut, asked_head: bool) -> Result<Option<Hea
 const INVALID_VALUE: &str = "a header value of the answer is invalid";
 
 fn tokens(value: &[u8]) -> impl Iterator<Item = &str> {
-    std::str::from_utf8(value).unwrap_or_default().split(',').map(str::trim)
+    std::str::from_utf8(value)
+        .unwrap_or_default()
+        .split(',')
+        .map(str::trim)
 }
 
 fn digits(value: &[u8]) -> Option<u64> {
     // `parse` alone would take a sign.
     let text = std::str::from_utf8(value).ok()?;
-    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
+    text.bytes()
+        .all(|b| b.is_ascii_digit())
+        .then(|| text.parse().ok())?
 }
 
 /// Removes `Connection` and what it names (RFC 9110 section 7.6.1), but for what frames the body.
 fn remove_named(headers: &mut HeaderMap) {
     let lines: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
     for name in lines.iter().flat_map(|line| tokens(line.as_bytes())) {
-        if !name.eq_ignore_ascii_case("content-length") && !name.eq_ignore_ascii_case("content-type") {
+        if !name.eq_ignore_ascii_case("content-length")
+            && !name.eq_ignore_ascii_case("content-type")
+        {
             headers.remove(name);
         }
     }
@@ -178,9 +206,13 @@ mod tests {
 
     #[test]
     fn a_head_is_taken_whole_and_what_follows_stays() {
-        let mut buffer = BytesMut::from("HTTP/1.1 200 OK\r\nX-A: 1\r\nX-A: 2\r\nContent-Length: 3\r\n\r\nabcd");
+        let mut buffer =
+            BytesMut::from("HTTP/1.1 200 OK\r\nX-A: 1\r\nX-A: 2\r\nContent-Length: 3\r\n\r\nabcd");
         let head = take(&mut buffer, false).unwrap().unwrap();
-        assert_eq!(head.headers.get_all("x-a").iter().collect::<Vec<_>>(), ["1", "2"]);
+        assert_eq!(
+            head.headers.get_all("x-a").iter().collect::<Vec<_>>(),
+            ["1", "2"]
+        );
         assert_eq!((head.framing, head.persistent), (Framing::Length(3), true));
         assert_eq!(&buffer[..], b"abcd");
     }
@@ -189,21 +221,38 @@ mod tests {
     fn an_incomplete_head_waits_and_one_without_end_is_refused() {
         assert!(read("HTTP/1.1 200 OK\r\nX-A: 1\r\n").unwrap().is_none());
         assert!(read(&format!("HTTP/1.1 200 OK\r\nX-A: {}", "a".repeat(MAX_HEAD))).is_err());
-        assert!(read(&format!("HTTP/1.1 200 OK\r\n{}\r\n", "X-A: 1\r\n".repeat(MAX_FIELDS + 1))).is_err());
+        assert!(
+            read(&format!(
+                "HTTP/1.1 200 OK\r\n{}\r\n",
+                "X-A: 1\r\n".repeat(MAX_FIELDS + 1)
+            ))
+            .is_err()
+        );
     }
 
     #[test]
     fn connection_level_headers_and_what_they_name_are_removed() {
-        let head = read("HTTP/1.1 200 OK\r\nConnection: keep-alive, X-Hop\r\nKeep-Alive: timeout=5, max=100\r\nX-Hop: 1\r\nTE: x\r\nContent-Length: 0\r\nX-End: 1\r\n\r\n");
+        let head = read(
+            "HTTP/1.1 200 OK\r\nConnection: keep-alive, X-Hop\r\nKeep-Alive: timeout=5, max=100\r\nX-Hop: 1\r\nTE: x\r\nContent-Length: 0\r\nX-End: 1\r\n\r\n",
+        );
         let head = head.unwrap().unwrap();
-        assert_eq!(head.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["content-length", "x-end"]);
+        assert_eq!(
+            head.headers
+                .keys()
+                .map(HeaderName::as_str)
+                .collect::<Vec<_>>(),
+            ["content-length", "x-end"]
+        );
         assert_eq!(head.keep_alive, Some(5));
         assert!(head.persistent);
     }
 
     #[test]
     fn a_body_is_framed_in_exactly_one_way() {
-        assert_eq!(framing("Content-Length: 5\r\nContent-Length: 5"), Ok(Framing::Length(5)));
+        assert_eq!(
+            framing("Content-Length: 5\r\nContent-Length: 5"),
+            Ok(Framing::Length(5))
+        );
         assert_eq!(framing("Transfer-Encoding: CHUNKED"), Ok(Framing::Chunked));
         assert_eq!(framing("X: y"), Ok(Framing::UntilClose));
         for two in [
@@ -227,18 +276,40 @@ mod tests {
     #[test]
     fn answers_that_have_no_body_have_none_whatever_they_announce() {
         for status in ["204 No Content", "304 Not Modified"] {
-            let head = read(&format!("HTTP/1.1 {status}\r\nContent-Length: 5\r\n\r\n")).unwrap().unwrap();
+            let head = read(&format!("HTTP/1.1 {status}\r\nContent-Length: 5\r\n\r\n"))
+                .unwrap()
+                .unwrap();
             assert_eq!(head.framing, Framing::None);
         }
-        let head = take(&mut BytesMut::from("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"), true).unwrap().unwrap();
+        let head = take(
+            &mut BytesMut::from("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"),
+            true,
+        )
+        .unwrap()
+        .unwrap();
         assert_eq!(head.framing, Framing::None);
         assert_eq!(head.headers[CONTENT_LENGTH], "5");
     }
 
     #[test]
     fn http_1_0_is_kept_only_when_it_says_so() {
-        assert!(!read("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap().unwrap().persistent);
-        assert!(read("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n").unwrap().unwrap().persistent);
-        assert!(!read("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").unwrap().unwrap().persistent);
+        assert!(
+            !read("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n")
+                .unwrap()
+                .unwrap()
+                .persistent
+        );
+        assert!(
+            read("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n")
+                .unwrap()
+                .unwrap()
+                .persistent
+        );
+        assert!(
+            !read("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+                .unwrap()
+                .unwrap()
+                .persistent
+        );
     }
 }

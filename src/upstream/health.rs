@@ -23,13 +23,22 @@ impl Health {
     /// Tests for ever: each `interval` while the backend is up, each second while it is not.
     pub async fn watch(self, settings: Settings, interval: Duration, metrics: Arc<Metrics>) {
         loop {
-            let opened = tokio::time::timeout(settings.connect_timeout, TcpStream::connect(&*settings.authority)).await;
+            let opened = tokio::time::timeout(
+                settings.connect_timeout,
+                TcpStream::connect(&*settings.authority),
+            )
+            .await;
             let up = matches!(opened, Ok(Ok(_)));
             if up != self.0.replace(up) {
                 tracing::info!(up, "backend health changed");
             }
             metrics.upstream_up.set(i64::from(up));
-            tokio::time::sleep(if up { interval } else { interval.min(Duration::from_secs(1)) }).await;
+            tokio::time::sleep(if up {
+                interval
+            } else {
+                interval.min(Duration::from_secs(1))
+            })
+            .await;
         }
     }
 }

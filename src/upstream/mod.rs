@@ -78,7 +78,9 @@ impl Failure {
             Self::Timeout => Reject::UpstreamTimeout,
             Self::Broken(_) => Reject::UpstreamFailed,
             Self::TooLarge => Reject::PayloadTooLarge,
-            Self::ClientBroken => Reject::BadRequest("The request's body broke off or is malformed."),
+            Self::ClientBroken => {
+                Reject::BadRequest("The request's body broke off or is malformed.")
+            }
             Self::ClientSlow => Reject::RequestTimeout,
         }
     }
@@ -106,7 +108,10 @@ pub struct Upstream {
 impl Upstream {
     /// No connection yet.
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { pool: Rc::new(Pool::default()), metrics }
+        Self {
+            pool: Rc::new(Pool::default()),
+            metrics,
+        }
     }
 
     /// Sends a request and waits for the head of its answer.
@@ -114,10 +119,20 @@ impl Upstream {
     /// A kept connection that turns out to be closed is replaced once by a fresh one, provided
     /// that nothing of the request was written, or that it has no body and is idempotent: a
     /// request that may have had an effect is never sent twice.
-    pub async fn send(&self, settings: &Settings, ask: Ask, head: Bytes, body: Option<Upload>) -> Result<Answer, Failure> {
+    pub async fn send(
+        &self,
+        settings: &Settings,
+        ask: Ask,
+        head: Bytes,
+        body: Option<Upload>,
+    ) -> Result<Answer, Failure> {
         let mut outgoing = upload::Outgoing::new(head, body);
         outgoing.prefetch(settings.response_timeout).await?;
-        let kept = if ask.upgrade { None } else { self.pool.take(settings, !ask.idempotent) };
+        let kept = if ask.upgrade {
+            None
+        } else {
+            self.pool.take(settings, !ask.idempotent)
+        };
         if let Some(connection) = kept {
             match self.exchange(settings, connection, ask, outgoing).await {
                 Ok(answer) => return Ok(answer),
@@ -131,7 +146,9 @@ impl Upstream {
             }
         }
         let connection = self.connect(settings).await?;
-        self.exchange(settings, connection, ask, outgoing).await.map_err(|stopped| stopped.failure)
+        self.exchange(settings, connection, ask, outgoing)
+            .await
+            .map_err(|stopped| stopped.failure)
     }
 
     /// Closes kept connections that have lain idle too long; to be called about once a second.
@@ -140,7 +157,8 @@ impl Upstream {
     }
 
     async fn connect(&self, settings: &Settings) -> Result<Connection, Failure> {
-        let opened = tokio::time::timeout(settings.connect_timeout, Connection::open(settings)).await;
+        let opened =
+            tokio::time::timeout(settings.connect_timeout, Connection::open(settings)).await;
         match opened.unwrap_or_else(|_elapsed| Err(std::io::ErrorKind::TimedOut.into())) {
             Ok(connection) => {
                 self.metrics.upstream_connects.inc();

@@ -35,12 +35,19 @@ thread_local! {
 }
 
 /// Carries bytes between `client` and `backend`; the pairs hold what each sent ahead.
-pub async fn run<C: AsyncRead + AsyncWrite + Unpin>(client: (C, Bytes), backend: (TcpStream, Bytes), idle: Option<Duration>, drain: &Drain) -> Closed {
+pub async fn run<C: AsyncRead + AsyncWrite + Unpin>(
+    client: (C, Bytes),
+    backend: (TcpStream, Bytes),
+    idle: Option<Duration>,
+    drain: &Drain,
+) -> Closed {
     let ((mut client, early), (mut backend, first)) = (client, backend);
     let mut up = Direction::new(early);
     let mut down = Direction::new(first);
     // Looked at when it runs out, not moved with every byte.
-    let mut deadline = pin!(tokio::time::sleep(idle.unwrap_or(Duration::from_secs(365 * 86_400))));
+    let mut deadline = pin!(tokio::time::sleep(
+        idle.unwrap_or(Duration::from_secs(365 * 86_400))
+    ));
     let mut moved_at = Instant::now();
     let mut cut = pin!(drain.cutting());
     let by = poll_fn(|cx| {
@@ -51,10 +58,18 @@ pub async fn run<C: AsyncRead + AsyncWrite + Unpin>(client: (C, Bytes), backend:
             moved_at = Instant::now();
         }
         match (up_state, down_state) {
-            (Err(Side::Reader), _) | (_, Err(Side::Writer)) => return Poll::Ready(ClosedBy::Client),
-            (Err(Side::Writer), _) | (_, Err(Side::Reader)) => return Poll::Ready(ClosedBy::Upstream),
+            (Err(Side::Reader), _) | (_, Err(Side::Writer)) => {
+                return Poll::Ready(ClosedBy::Client);
+            }
+            (Err(Side::Writer), _) | (_, Err(Side::Reader)) => {
+                return Poll::Ready(ClosedBy::Upstream);
+            }
             (Ok(true), Ok(true)) => {
-                return Poll::Ready(if up.ended_at <= down.ended_at { ClosedBy::Client } else { ClosedBy::Upstream });
+                return Poll::Ready(if up.ended_at <= down.ended_at {
+                    ClosedBy::Client
+                } else {
+                    ClosedBy::Upstream
+                });
             }
             (Ok(_), Ok(_)) => {}
         }
@@ -71,7 +86,11 @@ pub async fn run<C: AsyncRead + AsyncWrite + Unpin>(client: (C, Bytes), backend:
         Poll::Pending
     })
     .await;
-    Closed { by, received: up.moved, sent: down.moved }
+    Closed {
+        by,
+        received: up.moved,
+        sent: down.moved,
+    }
 }
 
 enum Side {
@@ -92,11 +111,22 @@ struct Direction {
 
 impl Direction {
     fn new(unsent: Bytes) -> Self {
-        Self { moved: unsent.len() as u64, unsent, ended_at: None, flush: false, closed: false }
+        Self {
+            moved: unsent.len() as u64,
+            unsent,
+            ended_at: None,
+            flush: false,
+            closed: false,
+        }
     }
 
     /// Moves what can be moved; `true`: this way is over.
-    fn poll<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, reader: &mut R, writer: &mut W) -> Result<bool, Side> {
+    fn poll<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+    ) -> Result<bool, Side> {
         loop {
             while !self.unsent.is_empty() {
                 match Pin::new(&mut *writer).poll_write(cx, &self.unsent) {
@@ -137,7 +167,12 @@ impl Direction {
     }
 
     /// One read, and one write of what it gave.
-    fn poll_pass<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, reader: &mut R, writer: &mut W) -> Poll<Result<(), Side>> {
+    fn poll_pass<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+    ) -> Poll<Result<(), Side>> {
         BUFFER.with_borrow_mut(|buffer| {
             let mut read = ReadBuf::new(buffer);
             match Pin::new(reader).poll_read(cx, &mut read) {

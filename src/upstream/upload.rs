@@ -25,7 +25,11 @@ pub struct Upload {
 impl Upload {
     /// `chunked`: the length is not known. `limit`: the most bytes that are sent on.
     pub fn new(body: Incoming, chunked: bool, limit: Option<u64>) -> Self {
-        Self { body, chunked, allowance: limit }
+        Self {
+            body,
+            chunked,
+            allowance: limit,
+        }
     }
 }
 
@@ -47,7 +51,15 @@ pub(super) struct Outgoing {
 impl Outgoing {
     pub(super) fn new(head: Bytes, body: Option<Upload>) -> Self {
         let parts = [head.clone(), Bytes::new(), Bytes::new(), Bytes::new()];
-        Self { head, parts, had_body: body.is_some(), body, waits_for_client: false, written: 0, received: 0 }
+        Self {
+            head,
+            parts,
+            had_body: body.is_some(),
+            body,
+            waits_for_client: false,
+            written: 0,
+            received: 0,
+        }
     }
 
     /// Waits for the first bytes of the body, so that they travel with the head, and a slow client
@@ -57,7 +69,9 @@ impl Outgoing {
             return Ok(());
         }
         let first = poll_fn(|cx| self.poll_body(cx));
-        tokio::time::timeout(patience, first).await.unwrap_or(Err(Failure::ClientSlow))
+        tokio::time::timeout(patience, first)
+            .await
+            .unwrap_or(Err(Failure::ClientSlow))
     }
 
     /// Makes it ready to be sent again from its beginning; `false`: that must not be.
@@ -78,11 +92,16 @@ impl Outgoing {
     }
 
     /// Sends until all is sent.
-    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>, stream: &mut TcpStream) -> Poll<Result<(), Failure>> {
+    pub(super) fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut TcpStream,
+    ) -> Poll<Result<(), Failure>> {
         loop {
             self.waits_for_client = false;
             while self.parts.iter().any(|part| !part.is_empty()) {
-                let n = ready!(self.poll_write(cx, stream)).map_err(|_io| Failure::Broken("the backend took no more of the request"))?;
+                let n = ready!(self.poll_write(cx, stream))
+                    .map_err(|_io| Failure::Broken("the backend took no more of the request"))?;
                 self.advance(n);
             }
             if self.body.is_none() {
@@ -100,7 +119,11 @@ impl Outgoing {
             let slices = self.parts.each_ref().map(|part| IoSlice::new(part));
             ready!(Pin::new(stream).poll_write_vectored(cx, &slices))?
         };
-        Poll::Ready(if n == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(n) })
+        Poll::Ready(if n == 0 {
+            Err(io::ErrorKind::WriteZero.into())
+        } else {
+            Ok(n)
+        })
     }
 
     fn advance(&mut self, mut n: usize) {
@@ -114,7 +137,9 @@ impl Outgoing {
 
     /// Takes the next piece of the body; at its end `body` is gone.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        let Some(upload) = &mut self.body else { return Poll::Ready(Ok(())) };
+        let Some(upload) = &mut self.body else {
+            return Poll::Ready(Ok(()));
+        };
         loop {
             let data = match ready!(Pin::new(&mut upload.body).poll_frame(cx)) {
                 // Trailers are dropped: nothing of them may be merged into the head.

@@ -87,50 +87,69 @@ struct App {
     sockets: TaskTracker,
 }
 
-/// Serves until `shutdown` resolves; requests and WebSockets then have one second to end.
-///
-/// # Errors
-///
-/// Options that cannot be used ([`io::ErrorKind::InvalidInput`], naming the option, what was
-/// given unless it is a secret, and what is allowed), a seed file that cannot be read, or a
-/// system without random bytes.
-pub async fn serve(
-    listener: TcpListener,
-    options: Options,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    let mount = mount_prefix(&options.mount)?;
-    let app = Arc::new(App::new(&options)?);
-    let stop = app.stop.clone();
-    let sockets = app.sockets.clone();
-    let service = router(app, &mount).into_make_service_with_connect_info::<SocketAddr>();
-    let listener = listener.tap_io(|stream| {
-        // Pointers are small and late ones are useless; without it they are only later.
-        stream.set_nodelay(true).ok();
-    });
+/// A backend that is ready to serve: its options are checked, its seed is loaded.
+pub struct Server {
+    app: Arc<App>,
+    mount: String,
+}
 
-    let (ended, stopping) = (stop.clone(), stop.clone());
-    let serving = axum::serve(listener, service).with_graceful_shutdown(async move {
-        shutdown.await;
-        stop.cancel();
-    });
-    let deadline = async move {
-        stopping.cancelled().await;
-        tokio::time::sleep(DRAIN).await;
-    };
-    let drained = async {
-        let served = serving.await;
-        // Also when accepting failed: nobody would end the sockets any more.
-        ended.cancel();
-        sockets.close();
-        sockets.wait().await;
-        served
-    };
-    tokio::select! {
-        served = drained => served,
-        () = deadline => {
-            tracing::warn!("requests or sockets did not end in time and were cut");
-            Ok(())
+impl Server {
+    /// Checks `options` and loads the seed.
+    ///
+    /// # Errors
+    ///
+    /// Options that cannot be used ([`io::ErrorKind::InvalidInput`], naming the option, what was
+    /// given unless it is a secret, and what is allowed), a seed file that cannot be read, or a
+    /// system without random bytes.
+    pub fn new(options: &Options) -> io::Result<Self> {
+        Ok(Self {
+            mount: mount_prefix(&options.mount)?,
+            app: Arc::new(App::new(options)?),
+        })
+    }
+
+    /// Serves until `shutdown` resolves; sockets that are open then end within a second.
+    ///
+    /// # Errors
+    ///
+    /// What accepting connections gives.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<()> {
+        let Self { app, mount } = self;
+        let stop = app.stop.clone();
+        let sockets = app.sockets.clone();
+        let service = router(app, &mount).into_make_service_with_connect_info::<SocketAddr>();
+        let listener = listener.tap_io(|stream| {
+            // Pointers are small and late ones are useless; without it they are only later.
+            stream.set_nodelay(true).ok();
+        });
+
+        let (ended, stopping) = (stop.clone(), stop.clone());
+        let serving = axum::serve(listener, service).with_graceful_shutdown(async move {
+            shutdown.await;
+            stop.cancel();
+        });
+        let deadline = async move {
+            stopping.cancelled().await;
+            tokio::time::sleep(DRAIN).await;
+        };
+        let drained = async {
+            let served = serving.await;
+            // Also when accepting failed: nobody would end the sockets any more.
+            ended.cancel();
+            sockets.close();
+            sockets.wait().await;
+            served
+        };
+        tokio::select! {
+            served = drained => served,
+            () = deadline => {
+                tracing::warn!("requests or sockets did not end in time and were cut");
+                Ok(())
+            }
         }
     }
 }
