@@ -33,12 +33,15 @@ use crate::stages::websocket;
 use crate::telemetry::{Record, Recorder};
 use crate::upstream::{Answer, Ask, Connection, Download, Upload, Upstream};
 
+/// A snapshot as one worker shares it among its requests: cloning it touches no counter that
+/// other cores touch.
+pub type Seen = Rc<Arc<Snapshot>>;
+
 /// What one worker has of its own.
 pub struct Worker {
     current: Current,
-    /// The snapshot seen last, shared within this worker without touching a counter that other
-    /// cores touch.
-    seen: RefCell<Rc<Arc<Snapshot>>>,
+    /// The snapshot seen last.
+    seen: RefCell<Seen>,
     /// Its connections to the backend.
     pub upstream: Upstream,
     /// Its way to the metrics.
@@ -65,7 +68,7 @@ impl Worker {
     }
 
     /// What is in force now.
-    pub fn snapshot(&self) -> Rc<Arc<Snapshot>> {
+    pub fn snapshot(&self) -> Seen {
         let mut seen = self.seen.borrow_mut();
         if !std::ptr::eq(Arc::as_ptr(&**seen), Arc::as_ptr(&self.current.load())) {
             *seen = Rc::new(self.current.load_full());

@@ -75,7 +75,7 @@ pub fn run(config: &Config, ready: impl FnOnce(SocketAddr, &Snapshot)) -> Result
             );
             std::thread::Builder::new()
                 .name(format!("worker-{i}"))
-                .spawn(move || work(listener, current, metrics, drain, limits))
+                .spawn(move || work(listener, current, metrics, &drain, limits))
                 .map_err(|e| failed("a worker thread", e))
         })
         .collect::<Result<_, _>>()?;
@@ -184,7 +184,7 @@ fn work(
     listener: TcpListener,
     current: Current,
     metrics: Arc<Metrics>,
-    drain: Drain,
+    drain: &Drain,
     limits: downstream::Limits,
 ) {
     let Ok(runtime) = runtime() else {

@@ -134,6 +134,7 @@ pub struct Api {
     pub path: String,
     /// Accepted values of `Authorization`, by name. `REST_KEY` adds one named `rest_key`. None at
     /// all: the API is closed.
+    #[serde(deserialize_with = "secret::named")]
     pub keys: BTreeMap<String, Secret>,
     /// Largest body of an API request.
     pub max_body: Bytes,
@@ -457,17 +458,34 @@ impl Config {
                 let text = std::fs::read_to_string(path).map_err(|e| {
                     ConfigError(format!("{name}: {e}; --config names the file to read"))
                 })?;
+                let wrong = |e: &toml::de::Error| {
+                    ConfigError(format!("{name}{}: {}", place(&text, e), e.message()))
+                };
                 // Read once for itself: only then errors know their line.
-                toml::from_str::<Self>(&text)
-                    .map_err(|e| ConfigError(format!("{name}: {}", e.to_string().trim_end())))?;
-                let mut table: toml::Table =
-                    toml::from_str(&text).map_err(|e| ConfigError(format!("{name}: {e}")))?;
-                relative_to(path.parent().unwrap_or(Path::new("")), &mut table);
+                toml::from_str::<Self>(&text).map_err(|e| wrong(&e))?;
+                let mut table: toml::Table = toml::from_str(&text).map_err(|e| wrong(&e))?;
+                relative_to(path.parent().unwrap_or_else(|| Path::new("")), &mut table);
                 table
             }
         };
         environment.lay_over(table)
     }
+}
+
+/// `:line:column` of an error. The line itself is not shown: a key may stand in it.
+fn place(text: &str, error: &toml::de::Error) -> String {
+    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else {
+        return String::new();
+    };
+    let line = before.matches('\n').count() + 1;
+    let column = before
+        .rsplit('\n')
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .count()
+        + 1;
+    format!(":{line}:{column}")
 }
 
 /// Paths in the file are meant from where the file lies.

@@ -2,7 +2,7 @@
 //! ALPN said, deadlines, drain, and what becomes of it after a 101.
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -23,12 +23,15 @@ use crate::pipeline::{self, Session, Tunnel, Worker};
 use crate::reject::{Form, Reject};
 use crate::upstream::tunnel;
 
-/// Serves a connection whose handshake is done.
-pub(super) async fn serve(
+/// Serves a connection whose handshake is done, in a task of its own.
+///
+/// What HTTP needs is made here and moved into the task as it is: an async function would hold it
+/// twice, once as argument, for as long as the connection lives.
+pub(super) fn serve(
     stream: TlsStream<TcpStream>,
     worker: Rc<Worker>,
     peer: Rc<Peer>,
-    limits: Rc<Limits>,
+    limits: &Rc<Limits>,
     place: Place,
 ) {
     let metrics = &worker.recorder.metrics;
@@ -43,6 +46,7 @@ pub(super) async fn serve(
         gauge,
         _place: place,
     };
+    let drain = worker.drain.clone();
     let session = Rc::new(Session {
         worker,
         peer,
@@ -50,10 +54,9 @@ pub(super) async fn serve(
         tunnel: RefCell::new(None),
     });
     if h2 {
-        serve_h2(stream, session, &limits).await;
-        drop(held);
+        drain.spawn(serve_h2(stream, session, limits, held));
     } else {
-        serve_h1(stream, session, &limits, held).await;
+        drain.spawn(serve_h1(stream, session, limits, held));
     }
 }
 
@@ -69,7 +72,12 @@ impl Drop for Held {
     }
 }
 
-async fn serve_h1(stream: TlsStream<TcpStream>, session: Rc<Session>, limits: &Limits, held: Held) {
+fn serve_h1(
+    stream: TlsStream<TcpStream>,
+    session: Rc<Session>,
+    limits: &Rc<Limits>,
+    held: Held,
+) -> impl Future<Output = ()> + use<> {
     let seen = Rc::new(Cell::new(None));
     let service = {
         let (session, seen) = (Rc::clone(&session), Rc::clone(&seen));
@@ -90,48 +98,53 @@ async fn serve_h1(stream: TlsStream<TcpStream>, session: Rc<Session>, limits: &L
         }),
         service,
     );
-    let mut clock = pin!(Clock::new(&session, limits));
-    let mut stop = pin!(session.worker.drain.stopping());
-    let mut cut = pin!(session.worker.drain.cutting());
-    let mut stopping = false;
-    let ended = poll_fn(|cx| {
-        if !stopping && stop.as_mut().poll(cx).is_ready() {
-            stopping = true;
-            Pin::new(&mut connection).graceful_shutdown();
-        }
-        if Pin::new(&mut connection).poll(cx).is_ready() {
-            return Poll::Ready(Ended::Done);
-        }
-        if cut.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Ended::Cut);
-        }
-        clock
-            .as_mut()
-            .poll(cx, seen.get())
-            .map(|late| if late { Ended::Slow } else { Ended::Idle })
-    })
-    .await;
-    match ended {
-        Ended::Done => {
-            let agreed = session.tunnel.borrow_mut().take();
-            if let Some(agreed) = agreed {
-                let parts = connection.into_parts();
-                let drain = session.worker.drain.clone();
-                // A task of its own: what HTTP needed is freed with this one.
-                drain.spawn(carry(
-                    parts.io.into_inner().stream,
-                    parts.read_buf,
-                    agreed,
-                    Rc::clone(&session),
-                    held,
-                ));
+    let limits = Rc::clone(limits);
+    async move {
+        let ended = {
+            let mut clock = pin!(Clock::new(&session, &limits));
+            let mut stop = pin!(session.worker.drain.stopping());
+            let mut cut = pin!(session.worker.drain.cutting());
+            let mut stopping = false;
+            poll_fn(|cx| {
+                if !stopping && stop.as_mut().poll(cx).is_ready() {
+                    stopping = true;
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
+                if Pin::new(&mut connection).poll(cx).is_ready() {
+                    return Poll::Ready(Ended::Done);
+                }
+                if cut.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Ended::Cut);
+                }
+                clock
+                    .as_mut()
+                    .poll(cx, seen.get())
+                    .map(|late| if late { Ended::Slow } else { Ended::Idle })
+            })
+            .await
+        };
+        match ended {
+            Ended::Done => {
+                let agreed = session.tunnel.borrow_mut().take();
+                if let Some(agreed) = agreed {
+                    let parts = connection.into_parts();
+                    let stream = parts.io.into_inner().stream;
+                    // A task of its own: what HTTP needed is freed with this one.
+                    session.worker.drain.spawn(carry(
+                        stream,
+                        parts.read_buf,
+                        agreed,
+                        Rc::clone(&session),
+                        held,
+                    ));
+                }
             }
+            Ended::Slow => {
+                session.worker.recorder.metrics.rejected[Reject::RequestTimeout.index()].inc();
+                Box::pin(say_too_slow(connection.into_parts().io.into_inner().stream)).await;
+            }
+            Ended::Idle | Ended::Cut => {}
         }
-        Ended::Slow => {
-            session.worker.recorder.metrics.rejected[Reject::RequestTimeout.index()].inc();
-            say_too_slow(connection.into_parts().io.into_inner().stream).await;
-        }
-        Ended::Idle | Ended::Cut => {}
     }
 }
 
@@ -188,7 +201,12 @@ async fn say_too_slow(mut stream: TlsStream<TcpStream>) {
         tokio::time::timeout(Duration::from_secs(1), say).await;
 }
 
-async fn serve_h2(stream: TlsStream<TcpStream>, session: Rc<Session>, limits: &Limits) {
+fn serve_h2(
+    stream: TlsStream<TcpStream>,
+    session: Rc<Session>,
+    limits: &Rc<Limits>,
+    held: Held,
+) -> impl Future<Output = ()> + use<> {
     let (io, flusher) = batched(stream);
     let service = {
         let session = Rc::clone(&session);
@@ -204,35 +222,39 @@ async fn serve_h2(stream: TlsStream<TcpStream>, session: Rc<Session>, limits: &L
         .max_local_error_reset_streams(256)
         .max_pending_accept_reset_streams(20)
         .serve_connection(TokioIo::new(io), service);
-    let mut clock = pin!(Clock::new(&session, limits));
-    let mut stop = pin!(session.worker.drain.stopping());
-    let mut cut = pin!(session.worker.drain.cutting());
-    let mut stopping = false;
-    poll_fn(|cx| {
-        if !stopping && stop.as_mut().poll(cx).is_ready() {
-            stopping = true;
-            Pin::new(&mut connection).graceful_shutdown();
-        }
-        let done = Pin::new(&mut connection).poll(cx).is_ready();
-        // A blocked flush wakes this task when the socket takes more.
-        let flushed = flusher.poll_flush(cx);
-        if done || matches!(flushed, Poll::Ready(Err(_))) || cut.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
-        }
-        if !stopping && clock.as_mut().poll(cx, None).is_ready() {
+    let limits = Rc::clone(limits);
+    async move {
+        let _held = held;
+        let mut clock = pin!(Clock::new(&session, &limits));
+        let mut stop = pin!(session.worker.drain.stopping());
+        let mut cut = pin!(session.worker.drain.cutting());
+        let mut stopping = false;
+        poll_fn(|cx| {
+            if !stopping && stop.as_mut().poll(cx).is_ready() {
+                stopping = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            let done = Pin::new(&mut connection).poll(cx).is_ready();
+            // A blocked flush wakes this task when the socket takes more.
+            let flushed = flusher.poll_flush(cx);
+            if done || matches!(flushed, Poll::Ready(Err(_))) || cut.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            if clock.as_mut().poll(cx, None).is_pending() {
+                return Poll::Pending;
+            }
+            if stopping {
+                return Poll::Ready(());
+            }
+            // Idle: a farewell (GOAWAY), and once more as long for the client to take it.
             stopping = true;
             Pin::new(&mut connection).graceful_shutdown();
             clock.as_mut().restart();
             cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        if stopping {
-            clock.as_mut().poll(cx, None).map(drop)
-        } else {
             Poll::Pending
-        }
-    })
-    .await;
+        })
+        .await;
+    }
 }
 
 /// Spawns the streams of an HTTP/2 connection beside it.

@@ -115,11 +115,8 @@ fn accept(stream: TcpStream, address: SocketAddr, worker: &Rc<Worker>, limits: &
             () = cut => return,
         };
         let failed = match shaken {
-            // A task of its own: the state of the handshake is freed with this one.
-            Ok(Ok(stream)) => {
-                let drain = owner.drain.clone();
-                return drain.spawn(connection::serve(stream, owner, peer, limits, place));
-            }
+            // In a task of its own: the state of the handshake is freed with this one.
+            Ok(Ok(stream)) => return connection::serve(stream, owner, peer, &limits, place),
             Ok(Err(e)) if e.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => "tls",
             Ok(Err(_)) => "io",
             Err(_) => "timeout",

@@ -51,7 +51,7 @@ impl Endpoint {
             443,
             "host or host:port",
         )
-        .map_err(|_| ConfigError::new(key, text, "host or host:port"))
+        .map_err(|_of_the_url| ConfigError::new(key, text, "host or host:port"))
     }
 
     /// `https://host[:port]/base/`

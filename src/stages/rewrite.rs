@@ -159,17 +159,18 @@ impl Rewrite {
     /// `5; url=/login`
     fn refresh(&self, value: &str) -> Option<String> {
         let at = value.to_ascii_lowercase().find("url=")? + 4;
-        let (before, url) = value.split_at(at);
-        let quote = if url.starts_with(['"', '\'']) {
-            &url[..1]
-        } else {
-            ""
-        };
-        let inner = url[quote.len()..]
-            .strip_suffix(quote)
-            .unwrap_or(&url[quote.len()..]);
-        let tail = &url[quote.len() + inner.len()..];
-        Some([before, quote, &self.url(inner)?, tail].concat())
+        let (before, given) = value.split_at(at);
+        let url = given.trim_matches(['"', '\'']);
+        let start = given.len() - given.trim_start_matches(['"', '\'']).len();
+        Some(
+            [
+                before,
+                &given[..start],
+                &self.url(url)?,
+                &given[start + url.len()..],
+            ]
+            .concat(),
+        )
     }
 
     /// `</style.css>; rel=preload, <…>` (RFC 8288)
@@ -179,11 +180,11 @@ impl Rewrite {
         while let Some(at) = rest.find(['<', '"']) {
             let (before, from) = rest.split_at(at);
             out.push_str(before);
-            if from.starts_with('"') {
+            if let Some(after) = from.strip_prefix('"') {
                 // Inside a quoted string a backslash hides the quote.
-                quoted = if quoted { before.ends_with('\\') } else { true };
+                quoted = !quoted || before.ends_with('\\');
                 out.push('"');
-                rest = &from[1..];
+                rest = after;
                 continue;
             }
             match from.find('>') {

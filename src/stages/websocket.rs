@@ -122,10 +122,12 @@ mod tests {
                 .is_err()
         );
         assert!(
-            asked(|h| drop(h.append(
-                SEC_WEBSOCKET_KEY,
-                HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==")
-            )))
+            asked(|h| {
+                h.append(
+                    SEC_WEBSOCKET_KEY,
+                    HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="),
+                );
+            })
             .is_err()
         );
     }

@@ -145,7 +145,7 @@ impl Upstream {
                 // Time counts from the last byte that went out: uploads may be long.
                 match moved.1.take() {
                     Some(at) if at + patience > Instant::now() => {
-                        deadline.as_mut().reset(at + patience)
+                        deadline.as_mut().reset(at + patience);
                     }
                     _ if !sent && outgoing.waits_for_client() => {
                         return Poll::Ready(Err(Failure::ClientSlow));
