@@ -45,7 +45,7 @@ pub fn run(config: &Config, ready: impl FnOnce(SocketAddr, &Snapshot)) -> Result
     let metrics = Arc::new(Metrics::new().map_err(|e| failed("metrics", e))?);
     let snapshot = Snapshot::compile(config, &metrics).map_err(|e| failed("configuration", e))?;
     snapshot.show(&metrics);
-    metrics.config_loaded("start");
+    metrics.config_loaded(&digest(config));
     let current: Current = Arc::new(ArcSwap::from_pointee(snapshot));
     let drain = Drain::default();
 
@@ -225,6 +225,16 @@ fn runtime() -> Result<LocalRuntime, Failed> {
         .enable_all()
         .build_local(LocalOptions::default())
         .map_err(|e| failed("event loop", e))
+}
+
+/// A word that differs when the configuration does; keys do not go into it.
+fn digest(config: &Config) -> String {
+    use aws_lc_rs::digest::{SHA256, digest};
+    let digest = digest(&SHA256, format!("{config:?}").as_bytes());
+    digest.as_ref()[..6]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// A listener for each worker, all on one address.

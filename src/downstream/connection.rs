@@ -170,16 +170,15 @@ async fn carry(
     let Tunnel { backend, record } = agreed;
     let (backend, first) = backend.into_parts();
     let idle = session.worker.snapshot().websocket_idle;
+    let (drain, metrics) = (&session.worker.drain, &session.worker.recorder.metrics);
     let closed = tunnel::run(
         (stream, ahead),
         (backend, first.freeze()),
         idle,
-        &session.worker.drain,
+        drain,
+        metrics,
     )
     .await;
-    let metrics = &session.worker.recorder.metrics;
-    metrics.websocket_received.inc_by(closed.received);
-    metrics.websocket_sent.inc_by(closed.sent);
     record.tunnel_ended(closed.by, closed.received, closed.sent);
     drop(held);
 }

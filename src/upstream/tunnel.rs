@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::drain::Drain;
-use crate::telemetry::ClosedBy;
+use crate::telemetry::{ClosedBy, Metrics};
 
 /// How a tunnel went.
 #[derive(Clone, Copy, Debug)]
@@ -34,16 +34,20 @@ thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; 32 << 10].into());
 }
 
-/// Carries bytes between `client` and `backend`; the pairs hold what each sent ahead.
+/// Carries bytes between `client` and `backend`, counting them as they pass; the pairs hold what
+/// each sent ahead.
 pub async fn run<C: AsyncRead + AsyncWrite + Unpin>(
     client: (C, Bytes),
     backend: (TcpStream, Bytes),
     idle: Option<Duration>,
     drain: &Drain,
+    metrics: &Metrics,
 ) -> Closed {
     let ((mut client, early), (mut backend, first)) = (client, backend);
     let mut up = Direction::new(early);
     let mut down = Direction::new(first);
+    metrics.websocket_received.inc_by(up.moved);
+    metrics.websocket_sent.inc_by(down.moved);
     // Looked at when it runs out, not moved with every byte.
     let mut deadline = pin!(tokio::time::sleep(
         idle.unwrap_or(Duration::from_secs(365 * 86_400))
@@ -51,11 +55,13 @@ pub async fn run<C: AsyncRead + AsyncWrite + Unpin>(
     let mut moved_at = Instant::now();
     let mut cut = pin!(drain.cutting());
     let by = poll_fn(|cx| {
-        let before = up.moved + down.moved;
+        let before = (up.moved, down.moved);
         let up_state = up.poll(cx, &mut client, &mut backend);
         let down_state = down.poll(cx, &mut backend, &mut client);
-        if up.moved + down.moved > before {
+        if (up.moved, down.moved) != before {
             moved_at = Instant::now();
+            metrics.websocket_received.inc_by(up.moved - before.0);
+            metrics.websocket_sent.inc_by(down.moved - before.1);
         }
         match (up_state, down_state) {
             (Err(Side::Reader), _) | (_, Err(Side::Writer)) => {
