@@ -1,1 +1,28 @@
-//! stub
+//! The gateway as its clients, its backend and its operators see it: the real binary, real sockets.
+//!
+//! Each test is a sentence about behaviour. `support` is the language they are written in.
+
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    clippy::large_futures,
+    reason = "tests say what they expect by failing; their tasks and threads end with them"
+)]
+
+mod support;
+
+mod backend_trouble;
+mod base_path;
+mod configuration;
+mod contract;
+mod forwarding;
+mod house;
+mod key;
+mod limits;
+mod operators;
+mod rewrite;
+mod visitor;
+mod websocket;

@@ -1,0 +1,56 @@
+//! The language of the tests: a [`Gateway`] process, a [`Backend`] that does what it is told, and
+//! clients of several kinds.
+
+#![allow(dead_code, reason = "words are there before every test uses them")]
+
+mod backend;
+mod client;
+mod gateway;
+
+use std::time::{Duration, Instant};
+
+pub use backend::{Backend, Conn, Received};
+pub use client::{Client, Proto, Raw, Reply, Requested, TlsStreamOf, full, stream, tls, websocket};
+pub use gateway::{BINARY, Ended, Folder, Gateway, Setup, certificate};
+
+/// The key the tests' gateways are given.
+pub const KEY: &str = "key-of-the-tests";
+
+/// How long anything may take that should come at once.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The result of `what`, which must come in time.
+pub async fn within<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what)
+        .await
+        .expect("something that should come at once did not come")
+}
+
+/// Asks until there is an answer.
+pub async fn eventually<T, F>(what: &str, mut ask: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let started = Instant::now();
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(started.elapsed() < PATIENCE, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Waits until `is_so`.
+pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    eventually(what, || {
+        let answer = is_so().then_some(());
+        async move { answer }
+    })
+    .await;
+}
+
+/// Where `needle` begins in `hay`.
+pub fn find(hay: &[u8], needle: &[u8]) -> Option<usize> {
+    memchr::memmem::find(hay, needle)
+}
