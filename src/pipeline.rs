@@ -158,6 +158,7 @@ pub async fn handle(
     record.request_id = request_id(session, request.headers());
     let id = record.request_id.clone();
     let preference = Preference::of(request.headers());
+    let asked_head = request.method() == Method::HEAD;
     let answered = answer(session, request, &mut record)
         .await
         .unwrap_or_else(|reject| {
@@ -179,12 +180,15 @@ pub async fn handle(
             *response.headers_mut() = answer.headers;
             response
         }
-        Answered::Full(response) => {
+        Answered::Full(mut response) => {
             record.status = response.status();
             let finish = Finish {
                 record: Some(record),
                 _in_flight: in_flight,
             };
+            if asked_head {
+                without_body(&mut response);
+            }
             response.map(|bytes| Body::full(bytes, Some(finish)))
         }
         Answered::Switches(response, backend) => {
@@ -313,6 +317,16 @@ async fn answer(
         return rewrite_body(&snapshot, answer).await;
     }
     Ok(Answered::Streams(answer))
+}
+
+/// What an answer to HEAD is: the length of the body, not the body.
+fn without_body(response: &mut Response<Bytes>) {
+    let length = HeaderValue::from(response.body().len());
+    response
+        .headers_mut()
+        .entry(CONTENT_LENGTH)
+        .or_insert(length);
+    response.body_mut().clear();
 }
 
 /// The id a trusted peer gave, or a new one.
