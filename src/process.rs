@@ -37,9 +37,18 @@ fn failed(what: &str, e: impl fmt::Display) -> Failed {
     Failed(format!("{what}: {e}"))
 }
 
-/// Runs the gateway until it has drained. `ready` is told the address of the listener once
-/// everything is bound.
-pub fn run(config: &Config, ready: impl FnOnce(SocketAddr, &Snapshot)) -> Result<(), Failed> {
+/// Where the gateway listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    /// The TLS listener.
+    pub public: SocketAddr,
+    /// Health and metrics.
+    pub admin: SocketAddr,
+}
+
+/// Runs the gateway until it has drained. `ready` is told where it listens once everything is
+/// bound.
+pub fn run(config: &Config, ready: impl FnOnce(Bound, &Snapshot)) -> Result<(), Failed> {
     let log = telemetry::start_log(&config.log);
     raise_file_limit();
     let metrics = Arc::new(Metrics::new().map_err(|e| failed("metrics", e))?);
@@ -84,7 +93,13 @@ pub fn run(config: &Config, ready: impl FnOnce(SocketAddr, &Snapshot)) -> Result
     if current.load().keys.is_empty() {
         tracing::warn!("no API key is configured (REST_KEY): the REST API is closed");
     }
-    ready(address, &current.load());
+    ready(
+        Bound {
+            public: address,
+            admin: admin_address,
+        },
+        &current.load(),
+    );
 
     let runtime = runtime()?;
     runtime.block_on(async {

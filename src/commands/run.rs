@@ -1,26 +1,25 @@
 //! `run`: the gateway.
 
 use std::io::IsTerminal;
-use std::net::SocketAddr;
 
 use super::Wrong;
 use crate::config::{Config, ConfigError};
-use crate::process;
+use crate::process::{self, Bound};
 use crate::snapshot::{self, Snapshot};
 
 pub(super) fn run(config: impl FnOnce() -> Result<Config, ConfigError>) -> Result<(), Wrong> {
     let config = config()?;
-    process::run(&config, |listen, snapshot| {
+    process::run(&config, |bound, snapshot| {
         // A person who tries it gets told what to do next; a service has its log.
         if snapshot::uses_built_in(&config) || std::io::stderr().is_terminal() {
-            eprint!("{}", welcome(&config, listen, snapshot));
+            eprint!("{}", welcome(&config, bound, snapshot));
         }
     })?;
     Ok(())
 }
 
 /// Where everything is, and a line to copy for each API call.
-fn welcome(config: &Config, listen: SocketAddr, snapshot: &Snapshot) -> String {
+fn welcome(config: &Config, bound: Bound, snapshot: &Snapshot) -> String {
     let base = snapshot.endpoint.url();
     let api = format!("{}{}", base.trim_end_matches('/'), config.api.path);
     let trust = match &config.tls.certificate {
@@ -44,7 +43,8 @@ fn welcome(config: &Config, listen: SocketAddr, snapshot: &Snapshot) -> String {
     let mut text = format!(
         "\nCobrowse Gateway {version}\n\n  public   {base}  (listening on {listen})\n  backend  {backend}\n  API      {api}  ({api_state})\n  admin    http://{admin}/  (livez, readyz, startupz, metrics)\n",
         version = env!("CARGO_PKG_VERSION"),
-        admin = config.admin.listen,
+        listen = bound.public,
+        admin = bound.admin,
     );
     if !snapshot.keys.is_empty() {
         text += &format!(

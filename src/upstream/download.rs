@@ -292,8 +292,11 @@ mod tests {
 
     use super::*;
 
-    /// Feeds `bytes` in pieces of the given sizes; gives the data and what is left over.
-    fn dechunk(bytes: &[u8], pieces: &[usize]) -> Result<Option<(Vec<u8>, Vec<u8>)>, &'static str> {
+    /// The data of a whole body, and what is left over.
+    type Dechunked = Option<(Vec<u8>, Vec<u8>)>;
+
+    /// Feeds `bytes` in pieces of the given sizes.
+    fn dechunk(bytes: &[u8], pieces: &[usize]) -> Result<Dechunked, &'static str> {
         let (mut decoder, mut buffer, mut data) =
             (Decoder::Chunked(Chunked::Size), BytesMut::new(), Vec::new());
         let mut rest = bytes;

@@ -23,6 +23,7 @@ mod house;
 mod key;
 mod limits;
 mod operators;
+mod real_parts;
 mod rewrite;
 mod visitor;
 mod websocket;
