@@ -461,6 +461,11 @@ impl Conn {
         true
     }
 
+    /// Lets 200 ms pass: time is the subject of some tests.
+    pub fn pause(&self) {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+
     /// Ends the connection with RST.
     pub fn reset(&mut self) {
         let socket = socket2::SockRef::from(&self.stream);
