@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -134,7 +135,7 @@ fn serve_h1(
                         stream,
                         parts.read_buf,
                         agreed,
-                        Rc::clone(&session),
+                        &session,
                         held,
                     ));
                 }
@@ -160,27 +161,29 @@ enum Ended {
 }
 
 /// Carries the bytes of a tunnel until it ends.
-async fn carry(
+fn carry(
     stream: TlsStream<TcpStream>,
     ahead: bytes::Bytes,
     agreed: Tunnel,
-    session: Rc<Session>,
+    session: &Session,
     held: Held,
-) {
+) -> impl Future<Output = ()> + use<> {
     let Tunnel { backend, record } = agreed;
     let (backend, first) = backend.into_parts();
-    let idle = session.worker.snapshot().websocket_idle;
-    let (drain, metrics) = (&session.worker.drain, &session.worker.recorder.metrics);
-    let closed = tunnel::run(
+    let worker = &session.worker;
+    let idle = worker.snapshot().websocket_idle;
+    let metrics = Arc::clone(&worker.recorder.metrics);
+    tunnel::run(
         (stream, ahead),
         (backend, first.freeze()),
         idle,
-        drain,
+        worker.drain.clone(),
         metrics,
+        move |closed| {
+            record.tunnel_ended(closed.by, closed.received, closed.sent);
+            drop(held);
+        },
     )
-    .await;
-    record.tunnel_ended(closed.by, closed.received, closed.sent);
-    drop(held);
 }
 
 /// A last answer to a client that sent half a head.

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -34,70 +35,77 @@ thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; 32 << 10].into());
 }
 
-/// Carries bytes between `client` and `backend`, counting them as they pass; the pairs hold what
-/// each sent ahead.
-pub async fn run<C: AsyncRead + AsyncWrite + Unpin>(
-    client: (C, Bytes),
-    backend: (TcpStream, Bytes),
+/// Carries bytes between `client` and `backend`, counting them as they pass, and tells `ended` how
+/// it went. `early` and `first` are what each side sent ahead.
+///
+/// One future that holds each socket once: an async function would hold its arguments beside the
+/// variables they are moved to, for as long as the tunnel lives.
+pub fn run<C: AsyncRead + AsyncWrite + Unpin>(
+    (mut client, early): (C, Bytes),
+    (mut backend, first): (TcpStream, Bytes),
     idle: Option<Duration>,
-    drain: &Drain,
-    metrics: &Metrics,
-) -> Closed {
-    let ((mut client, early), (mut backend, first)) = (client, backend);
+    drain: Drain,
+    metrics: Arc<Metrics>,
+    ended: impl FnOnce(Closed),
+) -> impl Future<Output = ()> {
     let mut up = Direction::new(early);
     let mut down = Direction::new(first);
     metrics.websocket_received.inc_by(up.moved);
     metrics.websocket_sent.inc_by(down.moved);
-    // Looked at when it runs out, not moved with every byte.
-    let mut deadline = pin!(tokio::time::sleep(
-        idle.unwrap_or(Duration::from_secs(365 * 86_400))
-    ));
-    let mut moved_at = Instant::now();
-    let mut cut = pin!(drain.cutting());
-    let by = poll_fn(|cx| {
-        let before = (up.moved, down.moved);
-        let up_state = up.poll(cx, &mut client, &mut backend);
-        let down_state = down.poll(cx, &mut backend, &mut client);
-        if (up.moved, down.moved) != before {
-            moved_at = Instant::now();
-            metrics.websocket_received.inc_by(up.moved - before.0);
-            metrics.websocket_sent.inc_by(down.moved - before.1);
-        }
-        match (up_state, down_state) {
-            (Err(Side::Reader), _) | (_, Err(Side::Writer)) => {
-                return Poll::Ready(ClosedBy::Client);
+    async move {
+        // Looked at when it runs out, not moved with every byte.
+        let mut deadline = pin!(tokio::time::sleep(idle.unwrap_or(NEVER)));
+        let mut moved_at = Instant::now();
+        let mut cut = pin!(drain.cutting());
+        let by = poll_fn(|cx| {
+            let before = (up.moved, down.moved);
+            let up_state = up.poll(cx, &mut client, &mut backend);
+            let down_state = down.poll(cx, &mut backend, &mut client);
+            if (up.moved, down.moved) != before {
+                moved_at = Instant::now();
+                metrics.websocket_received.inc_by(up.moved - before.0);
+                metrics.websocket_sent.inc_by(down.moved - before.1);
             }
-            (Err(Side::Writer), _) | (_, Err(Side::Reader)) => {
-                return Poll::Ready(ClosedBy::Upstream);
+            match (up_state, down_state) {
+                (Err(Side::Reader), _) | (_, Err(Side::Writer)) => {
+                    return Poll::Ready(ClosedBy::Client);
+                }
+                (Err(Side::Writer), _) | (_, Err(Side::Reader)) => {
+                    return Poll::Ready(ClosedBy::Upstream);
+                }
+                (Ok(true), Ok(true)) => {
+                    let client_first = up.ended_at <= down.ended_at;
+                    return Poll::Ready(if client_first {
+                        ClosedBy::Client
+                    } else {
+                        ClosedBy::Upstream
+                    });
+                }
+                (Ok(_), Ok(_)) => {}
             }
-            (Ok(true), Ok(true)) => {
-                return Poll::Ready(if up.ended_at <= down.ended_at {
-                    ClosedBy::Client
-                } else {
-                    ClosedBy::Upstream
-                });
+            if cut.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(ClosedBy::Drain);
             }
-            (Ok(_), Ok(_)) => {}
-        }
-        if cut.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(ClosedBy::Drain);
-        }
-        while deadline.as_mut().poll(cx).is_ready() {
-            let Some(idle) = idle else { break };
-            if moved_at + idle <= Instant::now() {
-                return Poll::Ready(ClosedBy::Idle);
+            while deadline.as_mut().poll(cx).is_ready() {
+                let patience = idle.unwrap_or(NEVER);
+                if moved_at + patience <= Instant::now() {
+                    return Poll::Ready(ClosedBy::Idle);
+                }
+                deadline.as_mut().reset(moved_at + patience);
             }
-            deadline.as_mut().reset(moved_at + idle);
-        }
-        Poll::Pending
-    })
-    .await;
-    Closed {
-        by,
-        received: up.moved,
-        sent: down.moved,
+            Poll::Pending
+        })
+        .await;
+        ended(Closed {
+            by,
+            received: up.moved,
+            sent: down.moved,
+        });
     }
 }
+
+/// A deadline for tunnels that have none.
+const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 enum Side {
     Reader,
