@@ -311,7 +311,8 @@ impl<'s> Clock<'s> {
             self.quiet = Some(Instant::now());
         }
         let half_a_head = seen.map(|at| at + self.header);
-        if let Some(at) = half_a_head
+        let next = half_a_head.or_else(|| Some(self.quiet? + self.keep_alive));
+        if let Some(at) = next
             && at < self.timer.deadline()
         {
             self.timer.as_mut().reset(at);
