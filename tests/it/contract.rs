@@ -191,7 +191,7 @@ async fn a_socket_makes_a_visitor_online_and_its_end_makes_it_offline() {
         .into_text()
         .unwrap();
     let welcome: Value = serde_json::from_str(&welcome).unwrap();
-    let id = welcome["short_id"]
+    let id = welcome["visitor"]["short_id"]
         .as_str()
         .unwrap_or_else(|| panic!("{welcome}"));
     let path = format!("{API}/{id}");

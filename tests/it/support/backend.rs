@@ -67,6 +67,7 @@ pub struct Conn {
     buffer: Vec<u8>,
     shared: Arc<Shared>,
     pub number: usize,
+    broken: bool,
 }
 
 impl Backend {
@@ -326,9 +327,13 @@ fn serve(stream: TcpStream, shared: &Arc<Shared>, script: &dyn Fn(&mut Conn)) {
         buffer: Vec::new(),
         shared: Arc::clone(shared),
         number,
+        broken: false,
     };
     script(&mut conn);
-    conn.stream.shutdown(Shutdown::Both).ok();
+    if !conn.broken {
+        conn.stream.shutdown(Shutdown::Both).ok();
+    }
+    drop(conn);
     shared.open.fetch_sub(1, Ordering::SeqCst);
 }
 
@@ -472,6 +477,7 @@ impl Conn {
         socket.set_linger(Some(Duration::ZERO)).unwrap();
         // The list of open streams holds the other handle.
         self.shared.streams.lock().unwrap().clear();
+        self.broken = true;
     }
 }
 
