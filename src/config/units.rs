@@ -122,6 +122,9 @@ fn split_unit(text: &str) -> Option<(u64, &str)> {
 trait FromText: Sized {
     const ALLOWED: &'static str;
     fn from_text(text: &str) -> Option<Self>;
+    fn expecting(f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Self::ALLOWED)
+    }
 }
 
 macro_rules! from_text {
@@ -151,6 +154,10 @@ impl<T: FromText> FromText for OrOff<T> {
             T::from_text(text).map(Self::On)
         }
     }
+    fn expecting(f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        T::expecting(f)?;
+        f.write_str(", or \"off\"")
+    }
 }
 
 impl<'de, T: FromText> Deserialize<'de> for OrOff<T> {
@@ -165,7 +172,7 @@ impl<T: FromText> Visitor<'_> for Text<T> {
     type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(T::ALLOWED)
+        T::expecting(f)
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
