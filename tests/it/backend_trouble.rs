@@ -123,7 +123,7 @@ async fn a_kept_connection_that_the_backend_closed_costs_no_error() {
             assert_eq!(reply.status, 200, "{method} {round}");
             // The close arrives before the next request: that is the case at hand.
             until("closed", || {
-                backend.open() == 0 || backend.requests().len() % n != 0
+                backend.open() == 0 || !backend.requests().len().is_multiple_of(n)
             })
             .await;
         }

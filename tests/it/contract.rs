@@ -201,9 +201,9 @@ async fn a_socket_makes_a_visitor_online_and_its_end_makes_it_offline() {
     assert_eq!(visitor["ip_address"], "127.0.0.1");
     socket.send(Message::Close(None)).await.unwrap();
     drop(socket);
-    let client = std::cell::RefCell::new(client);
+    let client = tokio::sync::Mutex::new(client);
     eventually("the visitor is offline", async || {
-        let reply = client.borrow_mut().api("GET", &path, "").await.json();
+        let reply = client.lock().await.api("GET", &path, "").await.json();
         (reply["visitor"]["is_online"] == false).then_some(())
     })
     .await;

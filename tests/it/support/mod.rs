@@ -9,8 +9,11 @@ mod gateway;
 
 use std::time::{Duration, Instant};
 
+#[allow(unused_imports, reason = "named in signatures of helpers to come")]
 pub use backend::{Backend, Conn, Received};
+#[allow(unused_imports, reason = "named in signatures of helpers to come")]
 pub use client::{Client, Proto, Raw, Reply, Requested, TlsStreamOf, full, stream, tls, websocket};
+#[allow(unused_imports, reason = "named in signatures of helpers to come")]
 pub use gateway::{BINARY, Ended, Folder, Gateway, Setup, certificate};
 
 /// The key the tests' gateways are given.
