@@ -17,7 +17,7 @@ use http::header::{
     ACCEPT, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HOST, LOCATION,
     UPGRADE,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
@@ -96,6 +96,8 @@ pub struct Session {
     pub peer: Rc<Peer>,
     /// Requests that are not answered to the last byte.
     pub in_flight: Cell<usize>,
+    /// Whether the last request had a body, of which something may be unread.
+    pub sent_body: Cell<bool>,
     /// Set when both sides agreed to a tunnel.
     pub tunnel: RefCell<Option<Tunnel>>,
 }
@@ -154,15 +156,26 @@ pub async fn handle(
         request.version(),
     );
     let in_flight = InFlight::begin(session);
+    in_flight.0.sent_body.set(!request.body().is_end_stream());
     let session = &in_flight.0;
     record.request_id = request_id(session, request.headers());
     let id = record.request_id.clone();
     let preference = Preference::of(request.headers());
     let asked_head = request.method() == Method::HEAD;
+    // What is left of a small body is read away; a connection with more of it unread is closed
+    // after the answer, and that is said (RFC 9112 section 9.6). HTTP/2 has streams for this.
+    let http_1 = request.version() != Version::HTTP_2;
+    let large = request
+        .body()
+        .size_hint()
+        .exact()
+        .is_none_or(|length| length > SMALL_BODY);
+    let mut unread = false;
     let answered = answer(session, request, &mut record)
         .await
         .unwrap_or_else(|reject| {
             record.reject = Some(reject);
+            unread = large;
             Answered::Full(reject.answer(
                 preference.form(record.route),
                 id.to_str().unwrap_or_default(),
@@ -171,6 +184,7 @@ pub async fn handle(
     let mut response = match answered {
         Answered::Streams(answer) => {
             record.status = answer.status;
+            unread = answer.early;
             let finish = Finish {
                 record: Some(record),
                 _in_flight: in_flight,
@@ -203,8 +217,16 @@ pub async fn handle(
         }
     };
     response.headers_mut().insert(X_REQUEST_ID, id);
+    if unread && http_1 {
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     Ok(response)
 }
+
+/// What may be left of a body and still be read away, bytes.
+const SMALL_BODY: u64 = 4 << 10;
 
 enum Answered {
     /// The backend's answer as it comes.

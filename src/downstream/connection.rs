@@ -12,7 +12,7 @@ use std::time::Duration;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
@@ -52,6 +52,7 @@ pub(super) fn serve(
         worker,
         peer,
         in_flight: Cell::new(0),
+        sent_body: Cell::new(false),
         tunnel: RefCell::new(None),
     });
     if h2 {
@@ -138,6 +139,9 @@ fn serve_h1(
                         &session,
                         held,
                     ));
+                } else if session.sent_body.get() {
+                    let stream = connection.into_parts().io.into_inner().stream;
+                    Box::pin(linger(stream.into_inner().0)).await;
                 }
             }
             Ended::Slow => {
@@ -184,6 +188,19 @@ fn carry(
             drop(held);
         },
     )
+}
+
+/// Reads on for a moment what a client still sends after its last answer: closing a socket with
+/// unread bytes resets it, and the reset may overtake the answer.
+async fn linger(mut stream: TcpStream) {
+    let read_on = async {
+        stream.shutdown().await?;
+        let mut waste = [0; 4 << 10];
+        while stream.read(&mut waste).await? > 0 {}
+        Ok::<_, std::io::Error>(())
+    };
+    let _: Result<_, tokio::time::error::Elapsed> =
+        tokio::time::timeout(Duration::from_secs(2), read_on).await;
 }
 
 /// A last answer to a client that sent half a head.

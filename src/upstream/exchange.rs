@@ -28,6 +28,8 @@ pub struct Answer {
     pub body: Download,
     /// Bytes of the request's body so far.
     pub received: u64,
+    /// It came before all of the request was sent.
+    pub early: bool,
 }
 
 /// An exchange that gave no answer.
@@ -64,6 +66,7 @@ impl Upstream {
                     headers: head.headers,
                     body: Download::new(connection, head.framing, rest, keep),
                     received,
+                    early: !sent,
                 })
             }
             Err(failure) => Err(Stopped {

@@ -417,10 +417,11 @@ async fn early_answer(proto: Proto, size: usize) {
     let reply = client.try_call("POST", "/cobrowsing/x", &[], body).await;
     let reply = reply.unwrap_or_else(|e| panic!("{proto:?} {size}: {e:?}"));
     assert_eq!((reply.status.as_u16(), &*reply.text()), (403, "no"));
-    let mut next = if client.is_open() {
-        client
-    } else {
+    // HTTP/1.1 has to give the connection up, and says so; HTTP/2 gives up the stream alone.
+    let mut next = if reply.header("connection") == Some("close") {
         Client::connect(&gateway, proto).await
+    } else {
+        client
     };
     assert_eq!(next.get("/cobrowsing/x").await.status, 403);
 }
@@ -433,7 +434,6 @@ async fn an_early_answer_passes_and_the_next_request_works() {
 }
 
 #[tokio::test]
-#[ignore = "known fault: over HTTP/1.1 the connection is closed while the upload still comes, so that its reset can overtake the answer; it needs a lingering close"]
 async fn an_early_answer_reaches_a_client_that_is_still_uploading() {
     for _ in 0..5 {
         early_answer(Proto::H1, 4 << 20).await;
