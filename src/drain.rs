@@ -31,9 +31,14 @@ impl Drain {
         self.cut.cancel();
     }
 
-    /// Whether tasks were asked to finish.
-    pub fn is_stopping(&self) -> bool {
-        self.stop.is_cancelled()
+    /// The same signals and tasks for one worker, whose connections then wait on locks that no
+    /// other core takes.
+    pub fn for_worker(&self) -> Self {
+        Self {
+            stop: self.stop.child_token(),
+            cut: self.cut.child_token(),
+            tasks: self.tasks.clone(),
+        }
     }
 
     /// Resolves when tasks are asked to finish.

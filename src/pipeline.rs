@@ -15,7 +15,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use http::header::{
     ACCEPT, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HOST, LOCATION,
-    UPGRADE,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
@@ -96,6 +96,10 @@ pub struct Session {
     pub peer: Rc<Peer>,
     /// Requests that are not answered to the last byte.
     pub in_flight: Cell<usize>,
+    /// Since when there is none; `None`: no request came yet.
+    pub quiet_since: Cell<Option<tokio::time::Instant>>,
+    /// When the first byte of a request came whose head is not complete.
+    pub head_since: Cell<Option<tokio::time::Instant>>,
     /// Whether the last request had a body, of which something may be unread.
     pub sent_body: Cell<bool>,
     /// Set when both sides agreed to a tunnel.
@@ -130,6 +134,7 @@ struct InFlight(Rc<Session>);
 impl InFlight {
     fn begin(session: Rc<Session>) -> Self {
         session.in_flight.set(session.in_flight.get() + 1);
+        session.head_since.set(None);
         Self(session)
     }
 }
@@ -137,6 +142,7 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.set(self.0.in_flight.get() - 1);
+        self.0.quiet_since.set(Some(tokio::time::Instant::now()));
     }
 }
 
@@ -283,7 +289,7 @@ async fn answer(
 
     // Out to the backend.
     let upgrade = websocket::handshake(&head.method, head.version, &head.headers)?;
-    let framing = framing(&head.headers, &body);
+    let framing = framing(&head.headers, &body)?;
     let limit = routed.route.is_api().then_some(snapshot.api_max_body);
     if let (Framing::Length(length), Some(limit)) = (framing, limit)
         && length > limit
@@ -331,12 +337,15 @@ async fn answer(
     record.received = answer.received;
 
     // And back.
+    snapshot.rewrite.headers(&mut answer.headers);
     if answer.status == StatusCode::SWITCHING_PROTOCOLS {
         return switch(upgrade.as_deref(), answer);
     }
-    snapshot.rewrite.headers(&mut answer.headers);
     if rewrites_body && is_json(&answer.headers) {
-        return rewrite_body(&snapshot, answer).await;
+        let patience = snapshot.upstream.response_timeout;
+        return tokio::time::timeout(patience, rewrite_body(&snapshot, answer))
+            .await
+            .unwrap_or(Err(Reject::UpstreamTimeout));
     }
     Ok(Answered::Streams(answer))
 }
@@ -410,14 +419,25 @@ fn add_slash(snapshot: &Snapshot, query: Option<&str>) -> Response<Bytes> {
     response
 }
 
-fn framing(headers: &HeaderMap, body: &Incoming) -> Framing {
-    match body.size_hint().exact() {
+fn framing(headers: &HeaderMap, body: &Incoming) -> Result<Framing, Reject> {
+    // The library would take the last coding and drop a length beside it; what is framed in two
+    // ways, or coded in a way the backend is not told of, is refused (RFC 9112 section 6.1).
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next() {
+        let plain = coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
+        if !plain || headers.contains_key(CONTENT_LENGTH) {
+            return Err(Reject::BadRequest(
+                "The body must be framed by Content-Length or by Transfer-Encoding: chunked.",
+            ));
+        }
+    }
+    Ok(match body.size_hint().exact() {
         // "Content-Length: 0" is passed on: some backends want it with POST.
         Some(0) if headers.contains_key(CONTENT_LENGTH) => Framing::Length(0),
         _ if body.is_end_stream() => Framing::None,
         Some(length) => Framing::Length(length),
         None => Framing::Chunked,
-    }
+    })
 }
 
 fn is_idempotent(method: &Method) -> bool {

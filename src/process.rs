@@ -79,7 +79,7 @@ pub fn run(config: &Config, ready: impl FnOnce(Bound, &Snapshot)) -> Result<(), 
             let (current, metrics, drain, limits) = (
                 Arc::clone(&current),
                 Arc::clone(&metrics),
-                drain.clone(),
+                drain.for_worker(),
                 limits.clone(),
             );
             std::thread::Builder::new()
@@ -90,6 +90,9 @@ pub fn run(config: &Config, ready: impl FnOnce(Bound, &Snapshot)) -> Result<(), 
         .collect::<Result<_, _>>()?;
 
     tracing::info!(listen = %address, admin = %admin_address, base_endpoint = current.load().endpoint.url(), workers = workers.len(), version = env!("CARGO_PKG_VERSION"), "started");
+    for note in &config.notes {
+        tracing::warn!("{note}");
+    }
     if current.load().keys.is_empty() {
         tracing::warn!("no API key is configured (REST_KEY): the REST API is closed");
     }

@@ -1,6 +1,7 @@
 //! The environment over the file: the service's own names, and `GATEWAY__SECTION__KEY`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -9,8 +10,15 @@ use toml::{Table, Value};
 use super::{Config, ConfigError};
 
 /// The part of the environment that is ours, read once.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Environment(BTreeMap<String, String>);
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Names alone: a value may be a key.
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
 
 /// The service's names and the key each stands for.
 const NAMES: [(&str, &str, &str); 4] = [
@@ -64,7 +72,8 @@ impl Environment {
             };
             set(&mut table, &section, &key, value, name)?;
         }
-        if let Some(key) = self.rest_key()? {
+        let mut notes = Vec::new();
+        if let Some(key) = self.rest_key(&mut notes)? {
             let api = section(&mut table, "api");
             let keys = api
                 .entry("keys")
@@ -73,12 +82,13 @@ impl Environment {
                 keys.insert(KEY_NAME.into(), Value::String(key));
             }
         }
-        read(table).map_err(ConfigError)
+        let config = read(table).map_err(ConfigError)?;
+        Ok(Config { notes, ..config })
     }
 
     /// The key of `REST_KEY` or of the file that `REST_KEY_FILE` names; none when empty: then the
     /// API is closed, as the service itself does (contract section 0).
-    fn rest_key(&self) -> Result<Option<String>, ConfigError> {
+    fn rest_key(&self, notes: &mut Vec<String>) -> Result<Option<String>, ConfigError> {
         let key = match (self.0.get("REST_KEY"), self.0.get("REST_KEY_FILE")) {
             (Some(_), Some(_)) => {
                 return Err(ConfigError(
@@ -93,7 +103,9 @@ impl Environment {
                     .to_owned(),
                 // Closed, not refused: the pages and the sockets need no key.
                 Err(e) => {
-                    tracing::error!(file, error = %e, "REST_KEY_FILE cannot be read: the API stays closed");
+                    notes.push(format!(
+                        "REST_KEY_FILE = {file:?} cannot be read: {e}: the API stays closed"
+                    ));
                     return Ok(None);
                 }
             },
@@ -149,11 +161,12 @@ fn set(
             Err(e) => last = Some(e),
         }
     }
-    let what = if key == "keys" { "***" } else { value };
-    Err(ConfigError(format!(
-        "{variable} = {what:?}: {}",
-        last.unwrap_or_default()
-    )))
+    let why = last.unwrap_or_default();
+    // Under a name we do not know, or in the table of keys, the value may be a key.
+    if name == "api" || why.starts_with("unknown field") {
+        return Err(ConfigError(format!("{variable}: {why}")));
+    }
+    Err(ConfigError(format!("{variable} = {value:?}: {why}")))
 }
 
 fn section<'t>(table: &'t mut Table, name: &str) -> &'t mut Table {

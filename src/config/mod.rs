@@ -37,6 +37,9 @@ pub struct Config {
     pub log: Log,
     pub admin: Admin,
     pub visitor: Visitor,
+    /// What was noticed while reading that is no error, for the log.
+    #[serde(skip)]
+    pub notes: Vec<String>,
 }
 
 /// `[public]`: where clients reach the gateway.
@@ -103,6 +106,8 @@ pub struct Upstream {
     pub connect_timeout: Span,
     /// Longest time without progress until the head of the answer is there.
     pub response_timeout: Span,
+    /// Longest silence within an answer, once its head is there.
+    pub silence: Span,
     /// How long a kept connection may lie idle; keep it below the backend's own limit. A
     /// `Keep-Alive: timeout=` of the backend shortens it further.
     pub pool_idle: Span,
@@ -119,6 +124,7 @@ impl Default for Upstream {
             base_path: "/".into(),
             connect_timeout: Span::secs(2),
             response_timeout: Span::secs(30),
+            silence: Span::secs(300),
             pool_idle: Span::secs(4),
             pool_size: 512,
             health_interval: Span::secs(5),
@@ -249,7 +255,7 @@ impl Default for Websocket {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Worker threads, each with its own listener and upstream pool; `off`: one a core.
+    /// Worker threads, each with its own listener and upstream pool; `auto`: one a core.
     pub workers: Workers,
     /// Most connections from clients, tunnels included.
     pub connections: usize,
@@ -472,7 +478,7 @@ impl Config {
     }
 }
 
-/// `:line:column` of an error. The line itself is not shown: a key may stand in it.
+/// `:line:column: name` of an error. The value is not shown: it may be a key.
 fn place(text: &str, error: &toml::de::Error) -> String {
     let Some(before) = error.span().and_then(|span| text.get(..span.start)) else {
         return String::new();
@@ -485,7 +491,9 @@ fn place(text: &str, error: &toml::de::Error) -> String {
         .chars()
         .count()
         + 1;
-    format!(":{line}:{column}")
+    let written = text.lines().nth(line - 1).and_then(|l| l.split_once('='));
+    let key = written.map_or_else(String::new, |(key, _)| format!(": {}", key.trim()));
+    format!(":{line}:{column}{key}")
 }
 
 /// Paths in the file are meant from where the file lies.

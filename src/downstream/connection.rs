@@ -52,6 +52,8 @@ pub(super) fn serve(
         worker,
         peer,
         in_flight: Cell::new(0),
+        quiet_since: Cell::new(None),
+        head_since: Cell::new(None),
         sent_body: Cell::new(false),
         tunnel: RefCell::new(None),
     });
@@ -80,13 +82,9 @@ fn serve_h1(
     limits: &Rc<Limits>,
     held: Held,
 ) -> impl Future<Output = ()> + use<> {
-    let seen = Rc::new(Cell::new(None));
     let service = {
-        let (session, seen) = (Rc::clone(&session), Rc::clone(&seen));
-        service_fn(move |request| {
-            seen.set(None);
-            pipeline::handle(Rc::clone(&session), request)
-        })
+        let session = Rc::clone(&session);
+        service_fn(move |request| pipeline::handle(Rc::clone(&session), request))
     };
     let mut builder = http1::Builder::new();
     builder.max_header_size(limits.header_bytes);
@@ -96,7 +94,7 @@ fn serve_h1(
     let mut connection = builder.serve_connection(
         TokioIo::new(Watched {
             stream,
-            seen: Rc::clone(&seen),
+            session: Rc::clone(&session),
         }),
         service,
     );
@@ -120,7 +118,7 @@ fn serve_h1(
                 }
                 clock
                     .as_mut()
-                    .poll(cx, seen.get())
+                    .poll(cx)
                     .map(|late| if late { Ended::Slow } else { Ended::Idle })
             })
             .await
@@ -259,7 +257,7 @@ fn serve_h2(
             if done || matches!(flushed, Poll::Ready(Err(_))) || cut.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            if clock.as_mut().poll(cx, None).is_pending() {
+            if clock.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
             if stopping {
@@ -268,7 +266,7 @@ fn serve_h2(
             // Idle: a farewell (GOAWAY), and once more as long for the client to take it.
             stopping = true;
             Pin::new(&mut connection).graceful_shutdown();
-            clock.as_mut().restart();
+            clock.restart();
             cx.waker().wake_by_ref();
             Poll::Pending
         })
@@ -287,65 +285,55 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for OnThisThread {
 }
 
 /// The deadlines of a connection: one timer, looked at when it runs out, not moved with every
-/// request.
+/// request. The session tells when requests begin and end.
 struct Clock<'s> {
     session: &'s Session,
     header: Duration,
     keep_alive: Duration,
     timer: Pin<Box<Sleep>>,
-    /// Since when nothing was in flight; nothing yet: before the first request.
-    quiet: Option<Instant>,
     begun: Instant,
-    served: bool,
 }
 
 impl<'s> Clock<'s> {
     fn new(session: &'s Session, limits: &Limits) -> Self {
-        let (header, keep_alive) = (limits.header, limits.keep_alive);
         Self {
             session,
-            header,
-            keep_alive,
-            timer: Box::pin(tokio::time::sleep(header)),
-            quiet: None,
+            header: limits.header,
+            keep_alive: limits.keep_alive,
+            timer: Box::pin(tokio::time::sleep(limits.header)),
             begun: Instant::now(),
-            served: false,
         }
     }
 
-    fn restart(mut self: Pin<&mut Self>) {
-        self.quiet = Some(Instant::now());
-        let at = Instant::now() + self.keep_alive;
-        self.timer.as_mut().reset(at);
+    /// Gives the connection as long again as a quiet one has.
+    fn restart(&self) {
+        self.session.quiet_since.set(Some(Instant::now()));
     }
 
-    /// Ready when the connection is to be closed; `true`: half a head had come. `seen`: when the
-    /// first byte of a head came that is not complete yet.
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>, seen: Option<Instant>) -> Poll<bool> {
-        if self.session.in_flight.get() > 0 {
-            (self.served, self.quiet) = (true, None);
-        } else if self.served && self.quiet.is_none() {
-            self.quiet = Some(Instant::now());
-        }
-        let half_a_head = seen.map(|at| at + self.header);
-        let next = half_a_head.or_else(|| Some(self.quiet? + self.keep_alive));
-        if let Some(at) = next
+    /// Ready when the connection is to be closed; `true`: half a head had come.
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
+        let half_a_head = self.session.head_since.get();
+        let deadline = match (half_a_head, self.session.quiet_since.get()) {
+            // However long a request takes: it has limits of its own.
+            _ if self.session.in_flight.get() > 0 => None,
+            (Some(since), _) => Some(since + self.header),
+            (None, Some(since)) => Some(since + self.keep_alive),
+            (None, None) => Some(self.begun + self.header),
+        };
+        if let Some(at) = deadline
             && at < self.timer.deadline()
         {
             self.timer.as_mut().reset(at);
         }
         while self.timer.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
-            let deadline = match (half_a_head, self.quiet) {
-                (Some(at), _) => at,
-                (None, Some(quiet)) => quiet + self.keep_alive,
-                (None, None) if self.served => now + self.keep_alive,
-                (None, None) => self.begun + self.header,
-            };
-            if deadline <= now {
-                return Poll::Ready(half_a_head.is_some());
+            match deadline {
+                Some(at) if at <= now => return Poll::Ready(half_a_head.is_some()),
+                deadline => {
+                    let next = deadline.unwrap_or(now + self.keep_alive);
+                    self.timer.as_mut().reset(next);
+                }
             }
-            self.timer.as_mut().reset(deadline);
         }
         Poll::Pending
     }
@@ -354,7 +342,7 @@ impl<'s> Clock<'s> {
 /// Notes when the first byte of a request came.
 struct Watched {
     stream: TlsStream<TcpStream>,
-    seen: Rc<Cell<Option<Instant>>>,
+    session: Rc<Session>,
 }
 
 impl AsyncRead for Watched {
@@ -366,8 +354,15 @@ impl AsyncRead for Watched {
         let this = self.get_mut();
         let before = out.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(cx, out);
-        if out.filled().len() > before && this.seen.get().is_none() {
-            this.seen.set(Some(Instant::now()));
+        let session = &this.session;
+        // Only between requests, and not after one with a body: what comes then may be the rest
+        // of that body, and no head.
+        if out.filled().len() > before
+            && session.in_flight.get() == 0
+            && !session.sent_body.get()
+            && session.head_since.get().is_none()
+        {
+            session.head_since.set(Some(Instant::now()));
         }
         read
     }

@@ -54,8 +54,11 @@ impl RateLimits {
                 counters: counters(policy),
             }
         };
+        // Clients first: one that is over its own limit takes nothing from the key's.
+        let mut policies: Vec<&Policy> = policies.iter().collect();
+        policies.sort_by_key(|policy| policy.per == Per::Key);
         Self {
-            policies: policies.iter().map(compile).collect(),
+            policies: policies.into_iter().map(compile).collect(),
             clock: DefaultClock::default(),
         }
     }

@@ -71,7 +71,11 @@ impl Endpoint {
         port: u16,
         allowed: &str,
     ) -> Result<Self, ConfigError> {
-        let wrong = || ConfigError::new(key, text, allowed);
+        // A URL with a password in it is wrong here, and not to be shown.
+        let shown = text
+            .rsplit_once('@')
+            .map_or_else(|| text.to_owned(), |(_, rest)| format!("***@{rest}"));
+        let wrong = || ConfigError::new(key, &shown, allowed);
         let uri: Uri = text.parse().map_err(|_invalid| wrong())?;
         let authority = uri.authority().ok_or_else(wrong)?;
         if uri.scheme_str() != Some(scheme)

@@ -141,6 +141,7 @@ impl Snapshot {
                 authority: backend.connect().into(),
                 connect_timeout: config.upstream.connect_timeout.0,
                 response_timeout: config.upstream.response_timeout.0,
+                silence: config.upstream.silence.0,
                 pool_idle: config.upstream.pool_idle.0,
                 pool_size: config.upstream.pool_size,
             },

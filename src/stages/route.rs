@@ -20,6 +20,8 @@ pub struct Routes {
     public_base: Box<str>,
     /// Segments that lead to the API, those of the base path first.
     api: Box<[Box<str>]>,
+    /// How many of them are the base path's.
+    base_segments: usize,
     /// Length of the API's path below the base, e.g. of `/api`.
     api_length: usize,
     /// Host names in lower case; the base endpoint's first.
@@ -57,10 +59,12 @@ impl Routes {
                 .collect::<Vec<_>>()
         };
         let mut to_api = segments(public_base);
+        let base_segments = to_api.len();
         to_api.extend(segments(api));
         Self {
             public_base: public_base.trim_end_matches('/').into(),
             api: to_api.into(),
+            base_segments,
             api_length: api.trim_end_matches('/').len(),
             hosts: hosts
                 .into_iter()
@@ -131,11 +135,22 @@ impl Routes {
         Ok(Routed { route, place })
     }
 
+    /// The base path may stand there more than once: stripped of the first, the rest could be the
+    /// API of a backend that also answers below its own public path.
     fn is_api(&self, path: &str) -> bool {
-        let mut segments = path.split('/').skip(1);
-        self.api
-            .iter()
-            .all(|wanted| segments.next().is_some_and(|got| is_leniently(got, wanted)))
+        let (base, api) = self.api.split_at(self.base_segments);
+        let mut rest = path.split('/').skip(1);
+        if !starts_leniently(&mut rest, base) {
+            return false;
+        }
+        loop {
+            if starts_leniently(&mut rest.clone(), api) {
+                return true;
+            }
+            if base.is_empty() || !starts_leniently(&mut rest, base) {
+                return false;
+            }
+        }
     }
 
     /// The template of an API path; `rest` begins below the base.
@@ -156,6 +171,13 @@ impl Routes {
             },
         }
     }
+}
+
+/// Takes `wanted` from the front of `segments`, as a lenient server would; `false`: it is not there.
+fn starts_leniently<'s>(segments: &mut impl Iterator<Item = &'s str>, wanted: &[Box<str>]) -> bool {
+    wanted
+        .iter()
+        .all(|wanted| segments.next().is_some_and(|got| is_leniently(got, wanted)))
 }
 
 fn page_route(rest: &str) -> Route {
@@ -412,6 +434,8 @@ mod tests {
             "/cobrowsing/api%3Bx=1/visitors",
             "/cobrowsing/api%3f/visitors",
             "/cobrowsing/api%23/visitors",
+            "/cobrowsing/cobrowsing/api/visitors",
+            "/cobrowsing/COBROWSING/cobrowsing/api/visitors",
         ] {
             assert!(route(path).unwrap().is_api(), "{path}");
         }

@@ -75,7 +75,9 @@ pub struct Metrics {
     pub upstream_duration: Histogram,
     pub inflight: IntGauge,
     pub rejected: [IntCounter; Reject::CODES.len()],
-    pub auth: IntCounterVec,
+    pub(super) auth: IntCounterVec,
+    /// Of the results `closed`, `duplicate` and `invalid`.
+    pub(super) auth_refused: [IntCounter; 3],
     pub key_last_used: IntGaugeVec,
     pub api_enabled: IntGauge,
     ratelimit: IntCounterVec,
@@ -147,6 +149,12 @@ impl Metrics {
             "Connections to the backend, by result.",
             &["result"],
         )?;
+        let auth = counters(
+            &r,
+            "gateway_auth_total",
+            "API requests by the result of the key check (ok, invalid, duplicate, closed) and the key's name.",
+            &["result", "key_id"],
+        )?;
         let build = gauges(
             &r,
             "gateway_build_info",
@@ -177,12 +185,9 @@ impl Metrics {
                 "Requests being answered now.",
             )?,
             rejected: Reject::CODES.map(|code| rejected.with_label_values(&[code])),
-            auth: counters(
-                &r,
-                "gateway_auth_total",
-                "API requests by the result of the key check (ok, invalid, duplicate, closed) and the key's name.",
-                &["result", "key_id"],
-            )?,
+            auth_refused: ["closed", "duplicate", "invalid"]
+                .map(|result| auth.with_label_values(&[result, "none"])),
+            auth,
             key_last_used: gauges(
                 &r,
                 "gateway_key_last_used_timestamp_seconds",

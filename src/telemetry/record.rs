@@ -41,12 +41,12 @@ impl Recorder {
         let label = match checked {
             Ok(name) => name,
             Err(reject) => {
-                let result = match reject {
-                    Reject::ApiNotEnabled => "closed",
-                    Reject::DuplicateAuthorization => "duplicate",
-                    _ => "invalid",
+                let refused = match reject {
+                    Reject::ApiNotEnabled => 0,
+                    Reject::DuplicateAuthorization => 1,
+                    _ => 2,
                 };
-                self.metrics.auth.with_label_values(&[result, "none"]).inc();
+                self.metrics.auth_refused[refused].inc();
                 return;
             }
         };
@@ -128,7 +128,8 @@ impl Record {
             key: None,
             client: None,
             request_id: http::HeaderValue::from_static(""),
-            status: StatusCode::OK,
+            // What is told of a client that left before it had an answer.
+            status: StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             reject: None,
             upstream: None,
             received: 0,

@@ -1,6 +1,6 @@
 //! One connection to the backend, and the stack of idle ones.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,6 +25,8 @@ pub struct Connection {
     read_size: usize,
     authority: Arc<str>,
     idle_since: Instant,
+    /// What the backend's `Keep-Alive: timeout=` allows, when it sent one.
+    announced: Option<Duration>,
 }
 
 impl Connection {
@@ -43,6 +45,7 @@ impl Connection {
             read_size: *READ.start(),
             authority: Arc::clone(&settings.authority),
             idle_since: Instant::now(),
+            announced: None,
         })
     }
 
@@ -68,6 +71,18 @@ impl Connection {
         Poll::Ready(Ok(n))
     }
 
+    /// The backend closes idle connections after so many seconds: we do it a second earlier.
+    pub(super) fn announce(&mut self, seconds: u64) {
+        self.announced = Some(Duration::from_secs(seconds.saturating_sub(1)));
+    }
+
+    fn is_expired(&self, settings: &Settings) -> bool {
+        let limit = self.announced.map_or(settings.pool_idle, |announced| {
+            announced.min(settings.pool_idle)
+        });
+        self.idle_since.elapsed() > limit
+    }
+
     /// Whether the backend has closed it, or said something nobody asked for. `thorough` asks the
     /// kernel; else only what the event loop has seen already is looked at, which costs no call.
     fn is_dead(&self, thorough: bool) -> bool {
@@ -88,22 +103,17 @@ impl Connection {
 #[derive(Default)]
 pub(super) struct Pool {
     idle: RefCell<Vec<Connection>>,
-    /// What the backend's `Keep-Alive: timeout=` allows, when it sent one.
-    announced: Cell<Option<Duration>>,
 }
 
 impl Pool {
     /// A connection that is alive as far as can be seen.
     pub(super) fn take(&self, settings: &Settings, thorough: bool) -> Option<Connection> {
-        let limit = self.limit(settings);
         let mut idle = self.idle.borrow_mut();
         while let Some(connection) = idle.pop() {
-            if connection.idle_since.elapsed() > limit {
-                // Those below have lain even longer.
-                idle.clear();
-                return None;
-            }
-            if connection.authority == settings.authority && !connection.is_dead(thorough) {
+            if connection.authority == settings.authority
+                && !connection.is_expired(settings)
+                && !connection.is_dead(thorough)
+            {
                 return Some(connection);
             }
         }
@@ -122,28 +132,8 @@ impl Pool {
         }
     }
 
-    /// The backend closes idle connections after so many seconds: we do it a second earlier.
-    pub(super) fn announce(&self, seconds: u64) {
-        self.announced
-            .set(Some(Duration::from_secs(seconds.saturating_sub(1))));
-    }
-
     pub(super) fn close_idle(&self, settings: &Settings) {
-        let limit = self.limit(settings);
         let mut idle = self.idle.borrow_mut();
-        let expired = idle
-            .iter()
-            .take_while(|connection| connection.idle_since.elapsed() > limit)
-            .count();
-        idle.drain(..expired);
-        idle.retain(|connection| !connection.is_dead(false));
-    }
-
-    fn limit(&self, settings: &Settings) -> Duration {
-        self.announced
-            .get()
-            .map_or(settings.pool_idle, |announced| {
-                announced.min(settings.pool_idle)
-            })
+        idle.retain(|connection| !connection.is_expired(settings) && !connection.is_dead(false));
     }
 }

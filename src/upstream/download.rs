@@ -4,10 +4,13 @@
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Instant, Sleep};
 
+use super::Failure;
 use super::connection::{Connection, Pool};
 use super::head::Framing;
 use super::upload::Outgoing;
@@ -32,6 +35,9 @@ pub struct Download {
     /// What is still to be sent when the backend answered early.
     outgoing: Option<Box<Outgoing>>,
     keep: Option<(Rc<Pool>, usize)>,
+    /// Longest silence of the backend.
+    silence: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Download {
@@ -41,6 +47,7 @@ impl Download {
         framing: Framing,
         outgoing: Option<Box<Outgoing>>,
         keep: Option<(Rc<Pool>, usize)>,
+        silence: Duration,
     ) -> Self {
         let decoder = match framing {
             Framing::None => Decoder::Done,
@@ -53,6 +60,8 @@ impl Download {
             decoder,
             outgoing,
             keep,
+            silence,
+            timer: None,
         };
         this.release_at_end();
         this
@@ -98,9 +107,14 @@ impl Body for Download {
                 match outgoing.poll_send(cx, &mut connection.stream) {
                     Poll::Ready(Ok(())) => this.outgoing = None,
                     // The answer may be whole although the rest of the request is not wanted.
-                    Poll::Ready(Err(_)) => {
+                    Poll::Ready(Err(Failure::Broken(_))) => {
                         this.outgoing = None;
                         this.keep = None;
+                    }
+                    // The backend waits for a rest that will not come.
+                    Poll::Ready(Err(_)) => {
+                        this.connection = None;
+                        return Poll::Ready(Some(Err(Broken("the request's body broke off"))));
                     }
                     Poll::Pending => {}
                 }
@@ -121,7 +135,24 @@ impl Body for Download {
                     return Poll::Ready(Some(Err(Broken(how))));
                 }
             }
-            let read = ready!(connection.poll_fill(cx));
+            let read = match connection.poll_fill(cx) {
+                Poll::Ready(read) => read,
+                Poll::Pending => {
+                    // A timer only for answers that let us wait.
+                    let silence = this.silence;
+                    let timer = this
+                        .timer
+                        .get_or_insert_with(|| Box::pin(tokio::time::sleep(silence)));
+                    ready!(timer.as_mut().poll(cx));
+                    this.connection = None;
+                    return Poll::Ready(Some(Err(Broken(
+                        "the backend fell silent within its answer",
+                    ))));
+                }
+            };
+            if let Some(timer) = &mut this.timer {
+                timer.as_mut().reset(Instant::now() + this.silence);
+            }
             if !matches!(read, Ok(1..)) {
                 let whole = matches!((&this.decoder, read), (Decoder::UntilClose, Ok(0)));
                 this.connection = None;

@@ -55,7 +55,7 @@ impl Upstream {
         {
             Ok((head, sent)) => {
                 if let Some(seconds) = head.keep_alive {
-                    self.pool.announce(seconds);
+                    connection.announce(seconds);
                 }
                 let received = outgoing.received;
                 let keep = (head.persistent && head.status != StatusCode::SWITCHING_PROTOCOLS)
@@ -64,7 +64,7 @@ impl Upstream {
                 Ok(Answer {
                     status: head.status,
                     headers: head.headers,
-                    body: Download::new(connection, head.framing, rest, keep),
+                    body: Download::new(connection, head.framing, rest, keep, settings.silence),
                     received,
                     early: !sent,
                 })
@@ -108,10 +108,12 @@ impl Upstream {
                     match head::take(&mut connection.buffer, ask.head) {
                         Ok(None) => {}
                         Ok(Some(head)) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
-                            return Poll::Ready(if ask.upgrade {
+                            return Poll::Ready(if ask.upgrade && head.upgrade {
                                 Ok((head, sent))
                             } else {
-                                Err(Failure::Broken("the backend switched protocols unasked"))
+                                Err(Failure::Broken(
+                                    "the backend switched to a protocol nobody asked for",
+                                ))
                             });
                         }
                         Ok(Some(head)) if head.status.is_informational() => {

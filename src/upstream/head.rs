@@ -148,7 +148,14 @@ pub(super) fn take(buffer: &mut BytesMut, asked_head: bool) -> Result<Option<Hea
     let bodiless = asked_head
         || status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if status == StatusCode::NO_CONTENT || status.is_informational() {
+    let bare = status == StatusCode::NO_CONTENT || status.is_informational();
+    if chunked.is_some() && (bare || status == StatusCode::NOT_MODIFIED)
+        || bare && content_length.is_some_and(|n| n > 0)
+    {
+        // Whether the bytes it announces will come is anybody's guess.
+        head.persistent = false;
+    }
+    if bare {
         // A length says nothing there (RFC 9110 section 8.6).
         head.headers.remove(CONTENT_LENGTH);
     }

@@ -36,6 +36,8 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// Longest time without progress until the head of the answer is there.
     pub response_timeout: Duration,
+    /// Longest silence within an answer.
+    pub silence: Duration,
     /// How long a kept connection may lie idle.
     pub pool_idle: Duration,
     /// Most idle connections kept.

@@ -48,8 +48,9 @@ pub fn run<C: AsyncRead + AsyncWrite + Unpin>(
     metrics: Arc<Metrics>,
     ended: impl FnOnce(Closed),
 ) -> impl Future<Output = ()> {
-    let mut up = Direction::new(early);
-    let mut down = Direction::new(first);
+    let mut up = Direction::new(&early);
+    let mut down = Direction::new(&first);
+    drop((early, first));
     metrics.websocket_received.inc_by(up.moved);
     metrics.websocket_sent.inc_by(down.moved);
     async move {
@@ -124,10 +125,11 @@ struct Direction {
 }
 
 impl Direction {
-    fn new(unsent: Bytes) -> Self {
+    fn new(unsent: &[u8]) -> Self {
         Self {
             moved: unsent.len() as u64,
-            unsent,
+            // A copy: even an empty slice would hold the buffer that HTTP had read into.
+            unsent: Bytes::copy_from_slice(unsent),
             ended_at: None,
             flush: false,
             closed: false,

@@ -31,17 +31,20 @@ fn a_mistake_in_the_file_is_named_with_what_is_allowed() {
     for (mistake, named) in [
         (
             "[upstream]\nconnect_timeout = 5\n",
-            &["line 7", "connect_timeout", "30s"][..],
+            &["gateway.toml:7:", "connect_timeout", "30s"][..],
         ),
         (
             "[upstream]\nconnect_timeout = '5 parsecs'\n",
-            &["line 7", "parsecs"],
+            &["gateway.toml:7:", "parsecs"],
         ),
         (
             "[upstream]\nconect_timeout = '5s'\n",
-            &["line 7", "conect_timeout", "connect_timeout"],
+            &["gateway.toml:7:", "conect_timeout", "connect_timeout"],
         ),
-        ("[upsteam]\nurl = 'x'\n", &["line 6", "upsteam", "upstream"]),
+        (
+            "[upsteam]\nurl = 'x'\n",
+            &["gateway.toml:6:", "upsteam", "upstream"],
+        ),
         (
             "[upstream]\nurl = 'https://x'\n",
             &["upstream.url", "https://x", "http://host[:port]"],
@@ -58,27 +61,30 @@ fn a_mistake_in_the_file_is_named_with_what_is_allowed() {
             "[api]\npath = '/'\n",
             &["api.path", "below the base endpoint"],
         ),
-        ("[api]\nmax_body = '1 cup'\n", &["line 7", "1 cup"]),
+        ("[api]\nmax_body = '1 cup'\n", &["gateway.toml:7:", "1 cup"]),
         (
             "[api.keys]\nmine = ' canary '\n",
             &["api.keys.mine", "visible ASCII"],
         ),
-        ("[limits]\nworkers = 0\n", &["line 7", "1 to 256"]),
-        ("[websocket]\nidle = 'never'\n", &["line 7", "off"]),
-        ("[log]\nlevel = 'loud'\n", &["line 7", "loud", "debug"]),
+        ("[limits]\nworkers = 0\n", &["gateway.toml:7:", "1 to 256"]),
+        ("[websocket]\nidle = 'never'\n", &["gateway.toml:7:", "off"]),
+        (
+            "[log]\nlevel = 'loud'\n",
+            &["gateway.toml:7:", "loud", "debug"],
+        ),
         (
             "[[rate_limit.policy]]\nname = 'A b'\nper = 'key'\nrate = '1/1s'\n",
             &["rate_limit.policy.name", "lower-case"],
         ),
         (
             "[[rate_limit.policy]]\nname = 'a'\nper = 'planet'\nrate = '1/1s'\n",
-            &["line 8", "planet", "client"],
+            &["gateway.toml:8:", "planet", "client"],
         ),
         (
             "[[rate_limit.policy]]\nname = 'a'\nper = 'key'\nrate = 'often'\n",
-            &["line 9", "often"],
+            &["gateway.toml:9:", "often"],
         ),
-        ("not toml\n", &["line 6"]),
+        ("not toml\n", &["gateway.toml:6:"]),
     ] {
         let folder = Folder::new().with_certificate();
         folder.write("gateway.toml", format!("{GOOD}{mistake}"));
