@@ -3,6 +3,24 @@
 use super::support::{Backend, Client, Gateway, KEY, Proto, Raw, until};
 
 #[tokio::test]
+async fn what_follows_a_204_that_announced_a_body_is_nobodys_answer() {
+    for lie in ["transfer-encoding: chunked", "content-length: 6"] {
+        let backend = Backend::new(move |conn| {
+            while conn.request().is_some() {
+                conn.say(format!("HTTP/1.1 204 No Content\r\n{lie}\r\n\r\n").as_bytes());
+                conn.say(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison");
+            }
+        });
+        let gateway = Gateway::before(&backend).start().await;
+        let mut client = Client::connect(&gateway, Proto::H1).await;
+        for asked in 1..=3 {
+            assert_eq!(client.get("/cobrowsing/x").await.status, 204, "{lie}");
+            assert_eq!(backend.connections(), asked, "{lie}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn each_trouble_has_its_answer_and_the_connection_goes_on() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = closed.local_addr().unwrap().port();

@@ -410,3 +410,23 @@ fn a_port_that_is_taken_is_named() {
         assert!(text.contains(key) && text.contains(&address), "{text}");
     }
 }
+
+#[test]
+fn no_error_of_the_environment_shows_a_key() {
+    for (name, value) in [
+        ("GATEWAY__API__KEYS__MAIN", "canary"),
+        ("GATEWAY__API__KEY", "canary"),
+        ("GATEWAY__API__KEYS", "canary"),
+        ("GATEWAY__REST__KEY", "canary"),
+        ("GATEWAY__PUBLIC__REST_KEY", "canary"),
+        ("UPSTREAM_URL", "http://user:canary@localhost:1"),
+        ("BASE_ENDPOINT", "https://user:canary@localhost"),
+    ] {
+        let folder = Folder::new().with_certificate();
+        folder.write("gateway.toml", GOOD);
+        let output = command(&folder, &["check"], &[(name, value)]);
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{name}: {text}");
+        assert!(!text.contains("canary"), "{text}");
+    }
+}

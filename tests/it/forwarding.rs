@@ -427,6 +427,22 @@ async fn early_answer(proto: Proto, size: usize) {
 }
 
 #[tokio::test]
+async fn a_body_coded_or_framed_in_another_way_is_refused() {
+    let backend = Backend::well();
+    let gateway = Gateway::before(&backend).start().await;
+    for coding in [
+        "transfer-encoding: gzip, chunked",
+        "transfer-encoding: chunked\r\ntransfer-encoding: chunked",
+    ] {
+        let mut raw = Raw::connect(&gateway).await;
+        let request =
+            format!("POST /cobrowsing/x HTTP/1.1\r\nhost: localhost\r\n{coding}\r\n\r\n0\r\n\r\n");
+        assert_eq!(raw.call(request).await.status, 400, "{coding}");
+    }
+    assert!(backend.bytes().is_empty());
+}
+
+#[tokio::test]
 async fn an_early_answer_passes_and_the_next_request_works() {
     for (proto, size) in [(Proto::H1, 10), (Proto::H2, 10), (Proto::H2, 4 << 20)] {
         early_answer(proto, size).await;

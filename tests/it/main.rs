@@ -18,6 +18,7 @@ mod backend_trouble;
 mod base_path;
 mod configuration;
 mod contract;
+mod deadlines;
 mod forwarding;
 mod house;
 mod key;

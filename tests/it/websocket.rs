@@ -185,6 +185,25 @@ async fn a_101_with_a_wrong_accept_is_no_agreement() {
 }
 
 #[tokio::test]
+async fn a_101_that_names_no_upgrade_is_no_agreement() {
+    let backend = Backend::upgrades_without_naming_it();
+    let gateway = Gateway::before(&backend).start().await;
+    let mut raw = Raw::connect(&gateway).await;
+    assert_eq!(raw.call(handshake()).await.status, 502);
+}
+
+#[tokio::test]
+async fn a_cookie_of_a_101_is_mapped_like_any_other() {
+    let backend = Backend::upgrades_with("set-cookie: node=1; Path=/\r\n");
+    let gateway = Gateway::before(&backend).start().await;
+    let mut raw = Raw::connect(&gateway).await;
+    raw.say(handshake()).await;
+    let head = raw.head().await;
+    assert_eq!(head.status, 101);
+    assert_eq!(head.header("set-cookie"), Some("node=1; Path=/cobrowsing"));
+}
+
+#[tokio::test]
 async fn each_side_may_say_its_last_byte_first() {
     // The client first: the backend still answers.
     let backend = Backend::upgrades(|conn| {

@@ -235,6 +235,33 @@ impl Backend {
         })
     }
 
+    /// Accepts WebSockets with more header lines.
+    pub fn upgrades_with(lines: &'static str) -> Self {
+        Self::new(move |conn| {
+            if let Some(request) = conn.request() {
+                let more = format!("\r\n{lines}\r\n");
+                conn.say(accepting(&request).replace("\r\n\r\n", &more).as_bytes());
+                conn.read_to_end();
+            }
+        })
+    }
+
+    /// Answers 101 with the right accept, but without `Upgrade` and `Connection`.
+    pub fn upgrades_without_naming_it() -> Self {
+        Self::new(|conn| {
+            if let Some(request) = conn.request() {
+                let accepting = accepting(&request);
+                let named = |line: &&str| {
+                    let line = line.to_ascii_lowercase();
+                    !line.starts_with("upgrade:") && !line.starts_with("connection:")
+                };
+                let kept: Vec<_> = accepting.split("\r\n").filter(named).collect();
+                conn.say(kept.join("\r\n").as_bytes());
+                conn.read_to_end();
+            }
+        })
+    }
+
     pub fn upgrades_with_a_wrong_accept() -> Self {
         Self::new(|conn| {
             conn.request();
