@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
 use super::batch::batched;
-use super::listener::{Limits, Place};
+use super::limits::{Limits, Place};
 use crate::peer::Peer;
 use crate::pipeline::{self, Session, Tunnel, Worker};
 use crate::reject::{Form, Reject};

@@ -5,7 +5,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
@@ -13,29 +12,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::connection;
+use super::limits::{Limits, Place};
 use crate::peer::Peer;
 use crate::pipeline::Worker;
-
-/// What bounds the client's side.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Most open connections in all workers together.
-    pub connections: usize,
-    /// Open connections.
-    pub open: Arc<AtomicUsize>,
-    /// Largest head of a request, bytes.
-    pub header_bytes: usize,
-    /// Most header fields of a request.
-    pub header_count: usize,
-    /// Most concurrent streams of an HTTP/2 connection.
-    pub h2_streams: u32,
-    /// Longest TLS handshake.
-    pub handshake: Duration,
-    /// Longest time for the head of a request.
-    pub header: Duration,
-    /// Longest time without a request.
-    pub keep_alive: Duration,
-}
 
 /// Binds `address`, which other workers may bind too. Accepted sockets inherit its options.
 pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
@@ -128,20 +107,4 @@ fn accept(stream: TcpStream, address: SocketAddr, worker: &Rc<Worker>, limits: &
             .with_label_values(&[failed])
             .inc();
     });
-}
-
-/// One of the places under `limits.connections`.
-pub(super) struct Place(Arc<AtomicUsize>);
-
-impl Place {
-    fn take(open: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
-        let place = Self(Arc::clone(open));
-        (open.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }

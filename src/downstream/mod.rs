@@ -2,6 +2,8 @@
 
 mod batch;
 mod connection;
+mod limits;
 mod listener;
 
-pub use listener::{Limits, bind, serve};
+pub use limits::Limits;
+pub use listener::{bind, serve};

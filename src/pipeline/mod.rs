@@ -3,151 +3,35 @@
 //! A fresh snapshot for each request: a key that was removed fails on the next request of an open
 //! connection. The path that was judged is the path that is forwarded: there is only one.
 
-use std::cell::{Cell, RefCell};
+mod json;
+mod session;
+
 use std::convert::Infallible;
-use std::future::poll_fn;
-use std::io::Read;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    ACCEPT, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HOST, LOCATION,
-    TRANSFER_ENCODING, UPGRADE,
+    ACCEPT, CONNECTION, CONTENT_LENGTH, HOST, LOCATION, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use crate::body::{Body, End};
-use crate::drain::Drain;
+use crate::body::Body;
 use crate::names::Route;
-use crate::peer::{self, Peer};
+use crate::peer;
 use crate::reject::{Form, Reject};
-use crate::snapshot::{Current, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::stages::headers::{self, Framing, Outgoing};
 use crate::stages::route::Place;
 use crate::stages::websocket;
 use crate::telemetry::{Record, Recorder};
-use crate::upstream::{Answer, Ask, Connection, Download, Upload, Upstream};
+use crate::upstream::{Answer, Ask, Connection, Upload};
 
-/// A snapshot as one worker shares it among its requests: cloning it touches no counter that
-/// other cores touch.
-pub type Seen = Rc<Arc<Snapshot>>;
-
-/// What one worker has of its own.
-pub struct Worker {
-    current: Current,
-    /// The snapshot seen last.
-    seen: RefCell<Seen>,
-    /// Its connections to the backend.
-    pub upstream: Upstream,
-    /// Its way to the metrics.
-    pub recorder: Rc<Recorder>,
-    /// The process' tasks.
-    pub drain: Drain,
-    /// Begins every request id of this worker; the count ends it.
-    id_prefix: u64,
-    id_count: Cell<u64>,
-}
-
-impl Worker {
-    /// A worker with no connection yet.
-    pub fn new(current: Current, recorder: Rc<Recorder>, drain: Drain) -> Self {
-        Self {
-            seen: RefCell::new(Rc::new(current.load_full())),
-            upstream: Upstream::new(Arc::clone(&recorder.metrics)),
-            current,
-            recorder,
-            drain,
-            id_prefix: fastrand::u64(..),
-            id_count: Cell::new(0),
-        }
-    }
-
-    /// What is in force now.
-    pub fn snapshot(&self) -> Seen {
-        let mut seen = self.seen.borrow_mut();
-        if !std::ptr::eq(Arc::as_ptr(&**seen), Arc::as_ptr(&self.current.load())) {
-            *seen = Rc::new(self.current.load_full());
-        }
-        Rc::clone(&seen)
-    }
-
-    fn next_id(&self) -> HeaderValue {
-        const HEX: &[u8; 16] = b"0123456789abcdef";
-        let count = self.id_count.replace(self.id_count.get() + 1);
-        let number = u128::from(self.id_prefix) << 64 | u128::from(count);
-        let mut text = [0; 32];
-        for (i, digit) in text.iter_mut().enumerate() {
-            *digit = HEX[(number >> (124 - 4 * i)) as usize & 15];
-        }
-        HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("0"))
-    }
-}
-
-/// What the requests of one client connection share.
-pub struct Session {
-    /// The worker that holds the connection.
-    pub worker: Rc<Worker>,
-    /// Who is connected.
-    pub peer: Rc<Peer>,
-    /// Requests that are not answered to the last byte.
-    pub in_flight: Cell<usize>,
-    /// Since when there is none; `None`: no request came yet.
-    pub quiet_since: Cell<Option<tokio::time::Instant>>,
-    /// When the first byte of a request came whose head is not complete.
-    pub head_since: Cell<Option<tokio::time::Instant>>,
-    /// Whether the last request had a body, of which something may be unread.
-    pub sent_body: Cell<bool>,
-    /// Set when both sides agreed to a tunnel.
-    pub tunnel: RefCell<Option<Tunnel>>,
-}
-
-/// A tunnel that was agreed to.
-pub struct Tunnel {
-    /// The backend's side.
-    pub backend: Connection,
-    /// The record of the request that opened it.
-    pub record: Record,
-}
-
-/// Ends a request: its record, and its place among those in flight.
-pub struct Finish {
-    /// Gone where a tunnel took it over.
-    record: Option<Record>,
-    _in_flight: InFlight,
-}
-
-impl End for Finish {
-    fn ended(self, sent: u64, complete: bool) {
-        if let Some(record) = self.record {
-            record.ended(sent, complete);
-        }
-    }
-}
-
-struct InFlight(Rc<Session>);
-
-impl InFlight {
-    fn begin(session: Rc<Session>) -> Self {
-        session.in_flight.set(session.in_flight.get() + 1);
-        session.head_since.set(None);
-        Self(session)
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.in_flight.set(self.0.in_flight.get() - 1);
-        self.0.quiet_since.set(Some(tokio::time::Instant::now()));
-    }
-}
-
-/// The body of an answer to a client.
-pub type AnswerBody = Body<Download, Finish>;
+use session::InFlight;
+pub use session::{AnswerBody, Finish, Seen, Session, Tunnel, Worker};
 
 /// Answers one request. Always an answer: what goes wrong inside becomes one here, and is told
 /// once, when the last byte of it is through.
@@ -162,8 +46,8 @@ pub async fn handle(
         request.version(),
     );
     let in_flight = InFlight::begin(session);
-    in_flight.0.sent_body.set(!request.body().is_end_stream());
-    let session = &in_flight.0;
+    in_flight.sent_body.set(!request.body().is_end_stream());
+    let session = &*in_flight;
     record.request_id = request_id(session, request.headers());
     let id = record.request_id.clone();
     let preference = Preference::of(request.headers());
@@ -191,10 +75,7 @@ pub async fn handle(
         Answered::Streams(answer) => {
             record.status = answer.status;
             unread = answer.early;
-            let finish = Finish {
-                record: Some(record),
-                _in_flight: in_flight,
-            };
+            let finish = Finish::new(Some(record), in_flight);
             let mut response = Response::new(Body::stream(answer.body, finish));
             *response.status_mut() = answer.status;
             *response.headers_mut() = answer.headers;
@@ -202,10 +83,7 @@ pub async fn handle(
         }
         Answered::Full(mut response) => {
             record.status = response.status();
-            let finish = Finish {
-                record: Some(record),
-                _in_flight: in_flight,
-            };
+            let finish = Finish::new(Some(record), in_flight);
             if asked_head {
                 without_body(&mut response);
             }
@@ -215,10 +93,7 @@ pub async fn handle(
             record.status = response.status();
             record.upgraded();
             *session.tunnel.borrow_mut() = Some(Tunnel { backend, record });
-            let finish = Finish {
-                record: None,
-                _in_flight: in_flight,
-            };
+            let finish = Finish::new(None, in_flight);
             response.map(|()| Body::full(Bytes::new(), Some(finish)))
         }
     };
@@ -341,11 +216,12 @@ async fn answer(
     if answer.status == StatusCode::SWITCHING_PROTOCOLS {
         return switch(upgrade.as_deref(), answer);
     }
-    if rewrites_body && is_json(&answer.headers) {
-        let patience = snapshot.upstream.response_timeout;
-        return tokio::time::timeout(patience, rewrite_body(&snapshot, answer))
-            .await
-            .unwrap_or(Err(Reject::UpstreamTimeout));
+    if rewrites_body && json::is_json(&answer.headers) {
+        let mapped = json::map(&snapshot.rewrite, answer);
+        let mapped = tokio::time::timeout(snapshot.upstream.response_timeout, mapped).await;
+        return mapped
+            .unwrap_or(Err(Reject::UpstreamTimeout))
+            .map(Answered::Full);
     }
     Ok(Answered::Streams(answer))
 }
@@ -462,83 +338,6 @@ fn switch(key: Option<&[u8]>, answer: Answer) -> Result<Answered, Reject> {
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.headers_mut() = headers;
     Ok(Answered::Switches(response, backend))
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
-    let kind = headers
-        .get(CONTENT_TYPE)
-        .map_or(&b""[..], HeaderValue::as_bytes);
-    let kind = kind
-        .split(|b| *b == b';')
-        .next()
-        .unwrap_or_default()
-        .trim_ascii();
-    kind.eq_ignore_ascii_case(b"application/json")
-}
-
-/// The largest JSON answer that is read, compressed or not.
-const MAX_JSON: usize = 1 << 20;
-
-/// Reads a small JSON answer and maps its fields. What turns out to be larger, or is encoded in a
-/// way we do not read, is an answer that cannot be made right: an error, not a wrong URL.
-async fn rewrite_body(snapshot: &Snapshot, answer: Answer) -> Result<Answered, Reject> {
-    let Answer {
-        status,
-        mut headers,
-        mut body,
-        ..
-    } = answer;
-    let mut bytes = BytesMut::new();
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        let frame = frame.map_err(|_broken| Reject::UpstreamFailed)?;
-        bytes.extend_from_slice(frame.data_ref().map_or(&b""[..], Bytes::as_ref));
-        if bytes.len() > MAX_JSON {
-            tracing::warn!("a JSON answer that would have to be rewritten is over 1 MiB");
-            return Err(Reject::UpstreamFailed);
-        }
-    }
-    let encoding = headers
-        .get(CONTENT_ENCODING)
-        .map(HeaderValue::as_bytes)
-        .unwrap_or_default();
-    let plain = match encoding {
-        b"" | b"identity" => bytes.clone().freeze(),
-        b"gzip" | b"x-gzip" => inflate(&bytes).ok_or(Reject::UpstreamFailed)?,
-        _ => {
-            tracing::warn!("the backend compressed an answer although it was asked not to");
-            return Err(Reject::UpstreamFailed);
-        }
-    };
-    let bytes = match snapshot.rewrite.json(&plain) {
-        None => bytes.freeze(),
-        Some(mapped) => {
-            for stale in [
-                CONTENT_ENCODING,
-                ETAG,
-                HeaderName::from_static("content-md5"),
-                HeaderName::from_static("digest"),
-                HeaderName::from_static("content-digest"),
-                HeaderName::from_static("repr-digest"),
-            ] {
-                headers.remove(stale);
-            }
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(mapped.len()));
-            mapped.into()
-        }
-    };
-    let mut response = Response::new(bytes);
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    Ok(Answered::Full(response))
-}
-
-fn inflate(bytes: &[u8]) -> Option<Bytes> {
-    let mut plain = Vec::new();
-    let read = flate2::read::GzDecoder::new(bytes)
-        .take(MAX_JSON as u64 + 1)
-        .read_to_end(&mut plain)
-        .ok()?;
-    (read <= MAX_JSON).then(|| plain.into())
 }
 
 /// In what form this client would like a refusal outside the API.
