@@ -48,7 +48,17 @@ fn welcome(config: &Config, bound: Bound, snapshot: &Snapshot) -> String {
     );
     if !snapshot.keys.is_empty() {
         text += &format!(
-            "\nTry it (with REST_KEY set in that shell, too):\n\n  {curl} {api}/visitors/list/latest\n  {curl} '{api}/visitors/list/search?q=online'\n  {curl} {api}/visitors/SHORT_ID\n  {curl} -H 'Content-Type: application/json' \\\n    -d '{{\"licenseToken\":\"any\",\"agent\":{{\"id\":\"1\",\"name\":\"Ada\"}}}}' {api}/visitors/SHORT_ID/watch_url\n\nOpen {base} in a browser to become a visitor.\n"
+            r#"
+Try it (with REST_KEY set in that shell, too):
+
+  {curl} {api}/visitors/list/latest
+  {curl} '{api}/visitors/list/search?q=online'
+  ID=$({curl} -s {api}/visitors/list/latest | grep -o '"short_id":"[^"]*' | head -1 | cut -d'"' -f4)
+  {curl} {api}/visitors/$ID
+  {curl} -d '{{"licenseToken":"any","agent":{{"id":"1","name":"Ada"}}}}' {api}/visitors/$ID/watch_url
+
+Open {base} in a browser to become a visitor.
+"#
         );
     }
     text.push('\n');
