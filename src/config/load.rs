@@ -1,0 +1,77 @@
+//! Reading the file, strictly, with errors that say where and what is allowed.
+
+use std::fmt;
+use std::path::Path;
+
+use super::{Config, Environment};
+
+/// What is wrong with the configuration: where it stands, what it is, what is allowed.
+#[derive(Debug)]
+pub struct ConfigError(pub String);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl ConfigError {
+    /// `key = value` is not allowed; `allowed` says what is.
+    pub fn new(key: &str, value: impl fmt::Debug, allowed: &str) -> Self {
+        Self(format!("{key} = {value:?}: expected {allowed}"))
+    }
+}
+
+impl Config {
+    /// Reads `file` (none: defaults) and lays the environment over it.
+    pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, ConfigError> {
+        let table = match file {
+            None => toml::Table::new(),
+            Some(path) => {
+                let name = path.display();
+                let text = std::fs::read_to_string(path).map_err(|e| {
+                    ConfigError(format!("{name}: {e}; --config names the file to read"))
+                })?;
+                let wrong = |e: &toml::de::Error| {
+                    ConfigError(format!("{name}{}: {}", place(&text, e), e.message()))
+                };
+                // Read once for itself: only then errors know their line.
+                toml::from_str::<Self>(&text).map_err(|e| wrong(&e))?;
+                let mut table: toml::Table = toml::from_str(&text).map_err(|e| wrong(&e))?;
+                relative_to(path.parent().unwrap_or_else(|| Path::new("")), &mut table);
+                table
+            }
+        };
+        environment.lay_over(table)
+    }
+}
+
+/// `:line:column: name` of an error. The value is not shown: it may be a key.
+fn place(text: &str, error: &toml::de::Error) -> String {
+    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else {
+        return String::new();
+    };
+    let line = before.matches('\n').count() + 1;
+    let column = before
+        .rsplit('\n')
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .count()
+        + 1;
+    let written = text.lines().nth(line - 1).and_then(|l| l.split_once('='));
+    let key = written.map_or_else(String::new, |(key, _)| format!(": {}", key.trim()));
+    format!(":{line}:{column}{key}")
+}
+
+/// Paths in the file are meant from where the file lies.
+fn relative_to(folder: &Path, table: &mut toml::Table) {
+    for (section, key) in [("tls", "certificate"), ("tls", "key"), ("visitor", "seed")] {
+        if let Some(toml::Value::String(path)) = table.get_mut(section).and_then(|s| s.get_mut(key))
+        {
+            *path = folder.join(&*path).to_string_lossy().into_owned();
+        }
+    }
+}
