@@ -5,6 +5,8 @@
 //! the client's address and its id. Managed headers are left out of what the client sent and then
 //! written, so that no `Connection` line can name them away.
 
+use std::fmt::Write as _;
+
 use bytes::BytesMut;
 use http::header::{COOKIE, HeaderName};
 use http::{HeaderMap, HeaderValue, Method};
@@ -89,23 +91,20 @@ impl Outgoing<'_> {
         let named = named_by_connection(self.headers);
         let mut cookies = 0;
         for (name, value) in self.headers {
-            match kind(name.as_str()) {
-                Kind::EndToEnd => {}
-                Kind::HopByHop | Kind::Written => continue,
-                Kind::Forwarding if self.trusted => {}
-                Kind::Forwarding => continue,
-                Kind::AcceptEncoding if self.identity => continue,
-                Kind::AcceptEncoding => {}
+            let passes = match kind(name.as_str()) {
+                Kind::EndToEnd => !is_named(&named, name),
+                Kind::AcceptEncoding => !self.identity && !is_named(&named, name),
+                Kind::HopByHop | Kind::Written => false,
+                Kind::Forwarding => self.trusted,
                 // HTTP/2 splits cookies into crumbs, HTTP/1.1 has one line (RFC 9113 section 8.2.3).
                 Kind::Cookie => {
                     cookies += 1;
-                    continue;
+                    false
                 }
+            };
+            if passes {
+                line(out, name.as_str(), value.as_bytes());
             }
-            if named.iter().any(|n| name.as_str().eq_ignore_ascii_case(n)) {
-                continue;
-            }
-            line(out, name.as_str(), value.as_bytes());
         }
         if cookies > 0 {
             out.extend_from_slice(b"cookie: ");
@@ -150,19 +149,8 @@ impl Outgoing<'_> {
         match self.framing {
             Framing::None => {}
             Framing::Length(length) => {
-                // The digits of a u64 fit on the stack.
-                let mut digits = [0u8; 20];
-                let mut at = digits.len();
-                let mut left = length;
-                loop {
-                    at -= 1;
-                    digits[at] = b'0' + (left % 10) as u8;
-                    left /= 10;
-                    if left == 0 {
-                        break;
-                    }
-                }
-                line(out, "content-length", &digits[at..]);
+                // Writing to memory cannot fail.
+                let _: std::fmt::Result = write!(out, "content-length: {length}\r\n");
             }
             Framing::Chunked => line(out, "transfer-encoding", b"chunked"),
         }
@@ -227,7 +215,6 @@ fn kind(name: &str) -> Kind {
         // Backends that fold `_` and `.` to `-` would see two of a name that must be one.
         name if name.bytes().any(|b| matches!(b, b'_' | b'.')) => {
             match kind(&name.replace(['_', '.'], "-")) {
-                Kind::EndToEnd if name.eq_ignore_ascii_case("authorization_") => Kind::HopByHop,
                 Kind::EndToEnd if !is_alias_of_credential(name) => Kind::EndToEnd,
                 _ => Kind::HopByHop,
             }
@@ -242,6 +229,10 @@ fn is_alias_of_credential(name: &str) -> bool {
         folded.trim_matches('-'),
         "authorization" | "x-authorization" | "http-authorization" | "x-api-key"
     )
+}
+
+fn is_named(named: &[&str], name: &HeaderName) -> bool {
+    named.iter().any(|n| name.as_str().eq_ignore_ascii_case(n))
 }
 
 /// What `Connection` lines name beside their own options. End-to-end headers that decide who the
@@ -380,6 +371,18 @@ mod tests {
             ],
             true,
             |_| {},
+        );
+        let named_away = written(
+            &[
+                ("connection", "x-forwarded-proto"),
+                ("x-forwarded-proto", "http"),
+            ],
+            true,
+            |_| {},
+        );
+        assert!(
+            named_away.contains("x-forwarded-proto: http\r\n"),
+            "{named_away}"
         );
         assert!(
             head.contains("x-forwarded-for: 198.51.100.1, 192.0.2.7\r\n"),
