@@ -71,6 +71,12 @@ pub fn run(config: &Config, ready: impl FnOnce(Bound, &Snapshot)) -> Result<(), 
         .map_err(|e| failed("admin.listen", e))?;
     let built_in = start_built_in(config, &current, &drain)?;
 
+    let runtime = runtime()?;
+    // Before anybody is told that it runs: from then on a signal means a drain.
+    let mut signals = runtime
+        .block_on(async { Signals::new() })
+        .map_err(|e| failed("signals", e))?;
+
     let limits = limits(config);
     let workers: Vec<_> = listeners
         .into_iter()
@@ -104,7 +110,6 @@ pub fn run(config: &Config, ready: impl FnOnce(Bound, &Snapshot)) -> Result<(), 
         &current.load(),
     );
 
-    let runtime = runtime()?;
     runtime.block_on(async {
         let health = Health::default();
         let watch = health.clone().watch(
@@ -128,7 +133,6 @@ pub fn run(config: &Config, ready: impl FnOnce(Bound, &Snapshot)) -> Result<(), 
             Rc::clone(&admin),
         )));
         drop(tokio::task::spawn_local(tidy(Arc::clone(&current))));
-        let mut signals = Signals::new().map_err(|e| failed("signals", e))?;
         signals.next().await;
         drain_all(config, &admin, &mut signals).await;
         Ok(())
