@@ -89,7 +89,7 @@ impl Upstream {
         let patience = settings.response_timeout;
         let mut deadline = pin!(tokio::time::sleep(patience));
         let (mut sent, mut refused, mut interim) = (false, None, 0);
-        let mut moved = (outgoing.written, None::<Instant>);
+        let (mut written, mut streams, mut moved) = (outgoing.written, false, None);
         poll_fn(|cx| {
             if !sent && refused.is_none() {
                 match outgoing.poll_send(cx, &mut connection.stream) {
@@ -99,8 +99,9 @@ impl Upstream {
                     Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
                     Poll::Pending => {}
                 }
-                if outgoing.written > moved.0 && deadline.deadline() < Instant::now() + patience {
-                    moved = (outgoing.written, Some(Instant::now()));
+                streams |= !sent;
+                if streams && outgoing.written > written {
+                    (written, moved) = (outgoing.written, Some(Instant::now()));
                 }
             }
             loop {
@@ -148,7 +149,7 @@ impl Upstream {
             }
             while deadline.as_mut().poll(cx).is_ready() {
                 // Time counts from the last byte that went out: uploads may be long.
-                match moved.1.take() {
+                match moved {
                     Some(at) if at + patience > Instant::now() => {
                         deadline.as_mut().reset(at + patience);
                     }
