@@ -195,7 +195,7 @@ async fn answer(
         (framing != Framing::None).then(|| Upload::new(body, framing == Framing::Chunked, limit));
     let ask = Ask {
         head: head.method == Method::HEAD,
-        idempotent: is_idempotent(&head.method),
+        safe: head.method.is_safe(),
         upgrade: upgrade.is_some(),
     };
     let sent = Instant::now();
@@ -314,13 +314,6 @@ fn framing(headers: &HeaderMap, body: &Incoming) -> Result<Framing, Reject> {
         Some(length) => Framing::Length(length),
         None => Framing::Chunked,
     })
-}
-
-fn is_idempotent(method: &Method) -> bool {
-    matches!(
-        *method,
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
-    )
 }
 
 /// A 101 is passed on when it is a true answer to the handshake.

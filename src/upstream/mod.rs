@@ -49,8 +49,8 @@ pub struct Settings {
 pub struct Ask {
     /// The answer to HEAD has no body.
     pub head: bool,
-    /// Sending it twice does what sending it once does (RFC 9110 section 9.2.2).
-    pub idempotent: bool,
+    /// It asks for no effect (RFC 9110 section 9.2.1), so that it may be sent twice.
+    pub safe: bool,
     /// A WebSocket handshake: only then a 101 is an answer.
     pub upgrade: bool,
 }
@@ -119,7 +119,7 @@ impl Upstream {
     /// Sends a request and waits for the head of its answer.
     ///
     /// A kept connection that turns out to be closed is replaced once by a fresh one, provided
-    /// that nothing of the request was written, or that it has no body and is idempotent: a
+    /// that nothing of the request was written, or that it has no body and is safe: a
     /// request that may have had an effect is never sent twice.
     pub async fn send(
         &self,
@@ -133,14 +133,14 @@ impl Upstream {
         let kept = if ask.upgrade {
             None
         } else {
-            self.pool.take(settings, !ask.idempotent)
+            self.pool.take(settings, !ask.safe)
         };
         if let Some(connection) = kept {
             match self.exchange(settings, connection, ask, outgoing).await {
                 Ok(answer) => return Ok(answer),
                 Err(stopped) => {
                     outgoing = stopped.outgoing;
-                    if !stopped.stale || !outgoing.rewind(ask.idempotent) {
+                    if !stopped.stale || !outgoing.rewind(ask.safe) {
                         return Err(stopped.failure);
                     }
                     self.metrics.upstream_reused_reset.inc();

@@ -75,11 +75,11 @@ impl Outgoing {
     }
 
     /// Makes it ready to be sent again from its beginning; `false`: that must not be.
-    pub(super) fn rewind(&mut self, idempotent: bool) -> bool {
+    pub(super) fn rewind(&mut self, safe: bool) -> bool {
         if self.written == 0 {
             return true;
         }
-        if self.had_body || !idempotent {
+        if self.had_body || !safe {
             return false;
         }
         self.parts[0] = self.head.clone();

@@ -159,14 +159,19 @@ fn dies_with_the_second() -> Backend {
 }
 
 #[tokio::test]
-async fn a_post_that_may_have_had_an_effect_is_never_sent_twice() {
-    for body in ["", "abc"] {
+async fn a_request_that_may_have_had_an_effect_is_never_sent_twice() {
+    for (method, body) in [
+        ("POST", ""),
+        ("POST", "abc"),
+        ("DELETE", ""),
+        ("PUT", "abc"),
+    ] {
         let backend = dies_with_the_second();
         let gateway = Gateway::before(&backend).start().await;
         let mut client = Client::connect(&gateway, Proto::H1).await;
         assert_eq!(client.get("/cobrowsing/first").await.status, 200);
         let reply = client
-            .api("POST", "/cobrowsing/api/visitors/1/watch_url", body)
+            .api(method, "/cobrowsing/api/visitors/1/watch_url", body)
             .await;
         assert_eq!(
             (reply.status.as_u16(), &*reply.error()),
