@@ -1,10 +1,82 @@
-//! The one response-body type: it streams, counts, and knows when it ended.
+//! The one type for bodies of requests, wherever they come from, and the one for bodies of answers:
+//! that one streams, counts, and knows when it ended.
 
+use std::fmt;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+
+/// A request's body.
+pub enum Inbound {
+    /// There is none.
+    None,
+    /// Read from the connection the request came on.
+    Http1(Rc<dyn Wire>),
+    /// A stream of an HTTP/2 connection.
+    Http2(Incoming),
+}
+
+/// A connection with one request's body on it.
+pub trait Wire {
+    /// The next piece; trailers are dropped.
+    fn poll_body(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Unfinished>>>;
+    /// Bytes that are left, where that is known.
+    fn left(&self) -> Option<u64>;
+}
+
+/// The client broke its body off, or sent it malformed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unfinished;
+
+impl fmt::Display for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the request's body broke off or is malformed")
+    }
+}
+
+impl std::error::Error for Unfinished {}
+
+impl HttpBody for Inbound {
+    type Data = Bytes;
+    type Error = Unfinished;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Unfinished>>> {
+        match self.get_mut() {
+            Self::None => Poll::Ready(None),
+            Self::Http1(wire) => wire
+                .poll_body(cx)
+                .map(|piece| piece.map(|data| data.map(Frame::data))),
+            Self::Http2(stream) => Pin::new(stream)
+                .poll_frame(cx)
+                .map_err(|_broken| Unfinished),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Http1(wire) => wire.left() == Some(0),
+            Self::Http2(stream) => stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::None => SizeHint::with_exact(0),
+            Self::Http1(wire) => wire
+                .left()
+                .map_or_else(SizeHint::default, SizeHint::with_exact),
+            Self::Http2(stream) => stream.size_hint(),
+        }
+    }
+}
 
 /// Told once when a body is over.
 pub trait End {

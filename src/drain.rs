@@ -41,6 +41,11 @@ impl Drain {
         }
     }
 
+    /// Whether tasks are asked to finish.
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
     /// Resolves when tasks are asked to finish.
     pub fn stopping(&self) -> WaitForCancellationFuture<'_> {
         self.stop.cancelled()

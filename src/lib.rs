@@ -10,7 +10,8 @@
 //! - [`snapshot`]: everything in force now.
 //! - [`stages`]: pure decisions on heads. [`rate_limit`]. [`tls`]. [`upstream`]: the backend's side.
 //! - [`telemetry`]: metrics, log, the record of a request.
-//! - [`config`], [`names`], [`reject`], [`body`], [`peer`], [`drain`]: words everyone may use.
+//! - [`config`], [`names`], [`reject`], [`body`], [`framing`], [`peer`], [`drain`]: words everyone
+//!   may use.
 //!
 //! Beside the house stands `visitor`, the built-in backend: it imports nothing of the gateway and
 //! is reached only through a socket.
@@ -20,6 +21,7 @@ pub mod body;
 pub mod config;
 pub mod downstream;
 pub mod drain;
+pub mod framing;
 pub mod names;
 pub mod peer;
 pub mod pipeline;

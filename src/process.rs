@@ -282,6 +282,7 @@ fn limits(config: &Config) -> downstream::Limits {
         h2_streams: config.limits.h2_streams,
         handshake: config.timeouts.handshake.0,
         header: config.timeouts.header.0,
+        write_stall: config.timeouts.write_stall.0,
         keep_alive: config.timeouts.keep_alive.0,
     }
 }

@@ -323,6 +323,10 @@ pub struct Timeouts {
     /// From the first byte of a request's head to its last; also until the first byte of a new
     /// connection.
     pub header: Span,
+    /// The next bytes of a request's body; an API request's body must be whole within it.
+    pub body: Span,
+    /// A client that takes nothing of its answer.
+    pub write_stall: Span,
     /// A connection without a request.
     pub keep_alive: Span,
 }
@@ -332,6 +336,8 @@ impl Default for Timeouts {
         Self {
             handshake: Span::secs(10),
             header: Span::secs(10),
+            body: Span::secs(30),
+            write_stall: Span::secs(30),
             keep_alive: Span::secs(75),
         }
     }

@@ -21,6 +21,8 @@ pub struct Limits {
     pub handshake: Duration,
     /// Longest time for the head of a request.
     pub header: Duration,
+    /// Longest time in which a client takes nothing of what is written to it.
+    pub write_stall: Duration,
     /// Longest time without a request.
     pub keep_alive: Duration,
 }

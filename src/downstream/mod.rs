@@ -1,9 +1,15 @@
 //! The client's side: listeners, TLS handshakes, connections.
 
+mod answer;
 mod batch;
+mod clock;
 mod connection;
+mod head;
+mod http1;
+mod http2;
 mod limits;
 mod listener;
+mod wire;
 
 pub use limits::Limits;
 pub use listener::{bind, serve};

@@ -6,20 +6,16 @@
 mod json;
 mod session;
 
-use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{
-    ACCEPT, CONNECTION, CONTENT_LENGTH, HOST, LOCATION, TRANSFER_ENCODING, UPGRADE,
-};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, HOST, LOCATION, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
-use hyper::body::Incoming;
 
-use crate::body::Body;
+use crate::body::{Body, Inbound};
 use crate::names::Route;
 use crate::peer;
 use crate::reject::{Form, Reject};
@@ -34,11 +30,13 @@ use session::InFlight;
 pub use session::{AnswerBody, Finish, Seen, Session, Tunnel, Worker};
 
 /// Answers one request. Always an answer: what goes wrong inside becomes one here, and is told
-/// once, when the last byte of it is through.
+/// once, when the last byte of it is through. A `flaw` is what was found wrong with the request
+/// while it was read; such a one goes no further than its answer.
 pub async fn handle(
     session: Rc<Session>,
-    request: Request<Incoming>,
-) -> Result<Response<AnswerBody>, Infallible> {
+    request: Request<Inbound>,
+    flaw: Option<Reject>,
+) -> Response<AnswerBody> {
     let mut record = Record::begin(
         &session.worker.recorder,
         &session.peer,
@@ -46,35 +44,29 @@ pub async fn handle(
         request.version(),
     );
     let in_flight = InFlight::begin(session);
-    in_flight.sent_body.set(!request.body().is_end_stream());
     let session = &*in_flight;
     record.request_id = request_id(session, request.headers());
     let id = record.request_id.clone();
     let preference = Preference::of(request.headers());
     let asked_head = request.method() == Method::HEAD;
-    // What is left of a small body is read away; a connection with more of it unread is closed
-    // after the answer, and that is said (RFC 9112 section 9.6). HTTP/2 has streams for this.
-    let http_1 = request.version() != Version::HTTP_2;
-    let large = request
-        .body()
-        .size_hint()
-        .exact()
-        .is_none_or(|length| length > SMALL_BODY);
-    let mut unread = false;
-    let answered = answer(session, request, &mut record)
-        .await
-        .unwrap_or_else(|reject| {
-            record.reject = Some(reject);
-            unread = large;
-            Answered::Full(reject.answer(
-                preference.form(record.route),
-                id.to_str().unwrap_or_default(),
-            ))
-        });
+    let answered = match flaw {
+        None => answer(session, request, &mut record).await,
+        Some(flaw) => {
+            let routed = session.worker.snapshot().routes.route(request.uri().path());
+            record.route = routed;
+            Err(flaw)
+        }
+    };
+    let answered = answered.unwrap_or_else(|reject| {
+        record.reject = Some(reject);
+        Answered::Full(reject.answer(
+            preference.form(record.route),
+            id.to_str().unwrap_or_default(),
+        ))
+    });
     let mut response = match answered {
         Answered::Streams(answer) => {
             record.status = answer.status;
-            unread = answer.early;
             let finish = Finish::new(Some(record), in_flight);
             let mut response = Response::new(Body::stream(answer.body, finish));
             *response.status_mut() = answer.status;
@@ -98,16 +90,8 @@ pub async fn handle(
         }
     };
     response.headers_mut().insert(X_REQUEST_ID, id);
-    if unread && http_1 {
-        response
-            .headers_mut()
-            .insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    Ok(response)
+    response
 }
-
-/// What may be left of a body and still be read away, bytes.
-const SMALL_BODY: u64 = 4 << 10;
 
 enum Answered {
     /// The backend's answer as it comes.
@@ -123,7 +107,7 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The way of a request through the stages.
 async fn answer(
     session: &Session,
-    request: Request<Incoming>,
+    request: Request<Inbound>,
     record: &mut Record,
 ) -> Result<Answered, Reject> {
     let snapshot = session.worker.snapshot();
@@ -164,7 +148,12 @@ async fn answer(
 
     // Out to the backend.
     let upgrade = websocket::handshake(&head.method, head.version, &head.headers)?;
-    let framing = framing(&head.headers, &body)?;
+    if upgrade.is_some() && session.ahead.get() {
+        return Err(Reject::BadRequest(
+            "Nothing may follow a WebSocket handshake before its answer.",
+        ));
+    }
+    let framing = framing(&head.headers, &body);
     let limit = routed.route.is_api().then_some(snapshot.api_max_body);
     if let (Framing::Length(length), Some(limit)) = (framing, limit)
         && length > limit
@@ -191,8 +180,14 @@ async fn answer(
         identity: rewrites_body,
     }
     .write(&mut out);
-    let upload =
-        (framing != Framing::None).then(|| Upload::new(body, framing == Framing::Chunked, limit));
+    let upload = (framing != Framing::None).then(|| {
+        Upload::new(
+            body,
+            framing == Framing::Chunked,
+            limit,
+            snapshot.body_timeout,
+        )
+    });
     let ask = Ask {
         head: head.method == Method::HEAD,
         safe: head.method.is_safe(),
@@ -295,25 +290,15 @@ fn add_slash(snapshot: &Snapshot, query: Option<&str>) -> Response<Bytes> {
     response
 }
 
-fn framing(headers: &HeaderMap, body: &Incoming) -> Result<Framing, Reject> {
-    // The library would take the last coding and drop a length beside it; what is framed in two
-    // ways, or coded in a way the backend is not told of, is refused (RFC 9112 section 6.1).
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    if let Some(coding) = codings.next() {
-        let plain = coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
-        if !plain || headers.contains_key(CONTENT_LENGTH) {
-            return Err(Reject::BadRequest(
-                "The body must be framed by Content-Length or by Transfer-Encoding: chunked.",
-            ));
-        }
-    }
-    Ok(match body.size_hint().exact() {
+/// How the body travels on; that it is framed in one way only was seen to where it was read.
+fn framing(headers: &HeaderMap, body: &Inbound) -> Framing {
+    match body.size_hint().exact() {
         // "Content-Length: 0" is passed on: some backends want it with POST.
         Some(0) if headers.contains_key(CONTENT_LENGTH) => Framing::Length(0),
         _ if body.is_end_stream() => Framing::None,
         Some(length) => Framing::Length(length),
         None => Framing::Chunked,
-    })
+    }
 }
 
 /// A 101 is passed on when it is a true answer to the handshake.

@@ -82,10 +82,49 @@ pub struct Session {
     pub quiet_since: Cell<Option<Instant>>,
     /// When the first byte of a request came whose head is not complete.
     pub head_since: Cell<Option<Instant>>,
-    /// Whether the last request had a body, of which something may be unread.
-    pub sent_body: Cell<bool>,
+    /// Since when the client takes none of what is to be written.
+    pub stalled_since: Cell<Option<Instant>>,
+    /// Whether more than one request had come when this one's head was complete.
+    pub ahead: Cell<bool>,
     /// Set when both sides agreed to a tunnel.
     pub tunnel: RefCell<Option<Tunnel>>,
+}
+
+impl Session {
+    /// A connection with `peer` on which nothing has come yet.
+    pub fn new(worker: Rc<Worker>, peer: Rc<Peer>) -> Self {
+        Self {
+            worker,
+            peer,
+            in_flight: Cell::new(0),
+            quiet_since: Cell::new(None),
+            head_since: Cell::new(None),
+            stalled_since: Cell::new(None),
+            ahead: Cell::new(false),
+            tunnel: RefCell::new(None),
+        }
+    }
+
+    /// Whether nothing is under way.
+    pub fn is_quiet(&self) -> bool {
+        self.in_flight.get() == 0
+            && self.head_since.get().is_none()
+            && self.stalled_since.get().is_none()
+    }
+
+    /// Notes whether the client took what was just written.
+    pub fn note_stall(&self, stalled: bool) {
+        if !stalled {
+            self.stalled_since.set(None);
+        } else if self.stalled_since.get().is_none() {
+            self.stalled_since.set(Some(Instant::now()));
+        }
+    }
+
+    /// Counts a client that took nothing for too long.
+    pub fn count_stall(&self) {
+        self.worker.recorder.metrics.write_stalls.inc();
+    }
 }
 
 /// A tunnel that was agreed to.

@@ -51,6 +51,8 @@ pub struct Snapshot {
     pub rewrite: Rewrite,
     /// Largest body of an API request, bytes.
     pub api_max_body: u64,
+    /// Longest wait for the next bytes of a request's body; an API request's whole body.
+    pub body_timeout: Duration,
     /// Networks whose forwarded headers are believed.
     pub trusted_proxies: Box<[IpNet]>,
     /// A tunnel without a byte for so long is closed.
@@ -150,6 +152,7 @@ impl Snapshot {
             keys,
             rate_limits: policies,
             api_max_body: config.api.max_body.0,
+            body_timeout: config.timeouts.body.0,
             trusted_proxies: public.trusted_proxies.clone().into(),
             websocket_idle: config.websocket.idle.on().map(|span| span.0),
             tls,

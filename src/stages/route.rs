@@ -107,6 +107,11 @@ impl Routes {
             .ok_or(Reject::MisdirectedRequest)
     }
 
+    /// What a path is for, as far as that can be told.
+    pub fn route(&self, path: &str) -> Route {
+        self.judge(path).map_or(Route::None, |routed| routed.route)
+    }
+
     /// Judges the path of a request's target.
     pub fn judge<'p>(&self, path: &'p str) -> Result<Routed<'p>, Reject> {
         let path = canonical(path)?;

@@ -89,6 +89,7 @@ pub struct Metrics {
     pub connections_h1: IntGauge,
     pub connections_h2: IntGauge,
     pub connections_refused: IntCounter,
+    pub write_stalls: IntCounter,
     pub accept_errors: IntCounter,
     pub handshake_failures: IntCounterVec,
     pub certificate_not_after: GaugeVec,
@@ -222,6 +223,11 @@ impl Metrics {
                 &r,
                 "gateway_connections_refused_total",
                 "Connections closed at once because limits.connections was reached.",
+            )?,
+            write_stalls: counter(
+                &r,
+                "gateway_write_stalls_total",
+                "Connections and streams ended because the client took nothing of its answer.",
             )?,
             accept_errors: counter(
                 &r,

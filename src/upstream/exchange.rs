@@ -153,8 +153,9 @@ impl Upstream {
                     Some(at) if at + patience > Instant::now() => {
                         deadline.as_mut().reset(at + patience);
                     }
+                    // The client has a deadline of its own.
                     _ if !sent && outgoing.waits_for_client() => {
-                        return Poll::Ready(Err(Failure::ClientSlow));
+                        deadline.as_mut().reset(Instant::now() + patience);
                     }
                     _ => return Poll::Ready(Err(Failure::Timeout)),
                 }

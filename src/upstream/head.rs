@@ -5,6 +5,8 @@ use bytes::BytesMut;
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+use crate::framing;
+
 /// The largest head of an answer.
 const MAX_HEAD: usize = 64 << 10;
 /// The most header fields of an answer.
@@ -118,7 +120,8 @@ pub(super) fn take(buffer: &mut BytesMut, asked_head: bool) -> Result<Option<Hea
                 continue;
             }
             "content-length" => {
-                let length = digits(&value).ok_or("the answer's Content-Length is invalid")?;
+                let length =
+                    framing::length(&value).ok_or("the answer's Content-Length is invalid")?;
                 if content_length
                     .replace(length)
                     .is_some_and(|before| before != length)
@@ -176,14 +179,6 @@ fn tokens(value: &[u8]) -> impl Iterator<Item = &str> {
         .unwrap_or_default()
         .split(',')
         .map(str::trim)
-}
-
-fn digits(value: &[u8]) -> Option<u64> {
-    // `parse` alone would take a sign.
-    let text = std::str::from_utf8(value).ok()?;
-    text.bytes()
-        .all(|b| b.is_ascii_digit())
-        .then(|| text.parse().ok())?
 }
 
 /// Removes `Connection` and what it names (RFC 9110 section 7.6.1), but for what frames the body.

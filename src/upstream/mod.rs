@@ -129,7 +129,7 @@ impl Upstream {
         body: Option<Upload>,
     ) -> Result<Answer, Failure> {
         let mut outgoing = upload::Outgoing::new(head, body);
-        outgoing.prefetch(settings.response_timeout).await?;
+        outgoing.prefetch().await?;
         let kept = if ask.upgrade {
             None
         } else {

@@ -8,27 +8,62 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http_body::Body as _;
-use hyper::body::Incoming;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
 
 use super::Failure;
+use crate::body::Inbound;
 
 /// The body of a client's request.
 pub struct Upload {
-    body: Incoming,
+    body: Inbound,
     chunked: bool,
     /// Bytes that may still come.
     allowance: Option<u64>,
+    /// Longest wait for its next bytes.
+    patience: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Upload {
-    /// `chunked`: the length is not known. `limit`: the most bytes that are sent on.
-    pub fn new(body: Incoming, chunked: bool, limit: Option<u64>) -> Self {
+    /// `chunked`: the length is not known. `limit`: the most bytes that are sent on. `patience`:
+    /// the longest wait for the next bytes, or, of a body under a limit, for all of it.
+    pub fn new(body: Inbound, chunked: bool, limit: Option<u64>, patience: Duration) -> Self {
         Self {
             body,
             chunked,
             allowance: limit,
+            patience,
+            timer: None,
+        }
+    }
+
+    /// The next frame. A timer only for clients that let us wait.
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<http_body::Frame<Bytes>>, Failure>> {
+        let patience = self.patience;
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                if self.allowance.is_none()
+                    && let Some(timer) = &mut self.timer
+                {
+                    timer.as_mut().reset(Instant::now() + patience);
+                }
+                Poll::Ready(
+                    frame
+                        .transpose()
+                        .map_err(|_unfinished| Failure::ClientBroken),
+                )
+            }
+            Poll::Pending => {
+                let timer = self
+                    .timer
+                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+                timer.as_mut().poll(cx).map(|()| Err(Failure::ClientSlow))
+            }
         }
     }
 }
@@ -64,14 +99,8 @@ impl Outgoing {
 
     /// Waits for the first bytes of the body, so that they travel with the head, and a slow client
     /// holds no connection to the backend.
-    pub(super) async fn prefetch(&mut self, patience: Duration) -> Result<(), Failure> {
-        if self.body.is_none() {
-            return Ok(());
-        }
-        let first = poll_fn(|cx| self.poll_body(cx));
-        tokio::time::timeout(patience, first)
-            .await
-            .unwrap_or(Err(Failure::ClientSlow))
+    pub(super) async fn prefetch(&mut self) -> Result<(), Failure> {
+        poll_fn(|cx| self.poll_body(cx)).await
     }
 
     /// Makes it ready to be sent again from its beginning; `false`: that must not be.
@@ -141,13 +170,12 @@ impl Outgoing {
             return Poll::Ready(Ok(()));
         };
         loop {
-            let data = match ready!(Pin::new(&mut upload.body).poll_frame(cx)) {
+            let data = match ready!(upload.poll_frame(cx))? {
                 // Trailers are dropped: nothing of them may be merged into the head.
-                Some(Ok(frame)) => match frame.into_data() {
+                Some(frame) => match frame.into_data() {
                     Ok(data) if !data.is_empty() => data,
                     Ok(_) | Err(_) => continue,
                 },
-                Some(Err(_)) => return Poll::Ready(Err(Failure::ClientBroken)),
                 None => {
                     if upload.chunked {
                         self.parts[3] = Bytes::from_static(b"0\r\n\r\n");

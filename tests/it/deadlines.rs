@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
+
 use super::support::{
-    Backend, Client, Gateway, KEY, Proto, Raw, Reply, eventually, stream, until, within,
+    self, Backend, Client, Gateway, KEY, Proto, Raw, Reply, eventually, stream, until, within,
 };
 
 const HEADER: Duration = Duration::from_millis(200);
@@ -146,4 +148,120 @@ async fn a_client_that_leaves_before_its_answer_is_counted_as_such() {
         (&line["status"], &line["aborted"]),
         (&499.into(), &true.into())
     );
+}
+
+const LARGE: usize = 32 << 20;
+
+fn a_large_answer() -> Backend {
+    Backend::answers_by(|request| {
+        if request.target.contains("small") {
+            return FINE.into();
+        }
+        let mut answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {LARGE}\r\n\r\n").into_bytes();
+        answer.resize(answer.len() + LARGE, b'x');
+        answer
+    })
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_its_answer_is_left() {
+    let backend = a_large_answer();
+    let gateway = Gateway::before(&backend)
+        .toml("timeouts.write_stall = '300ms'")
+        .start()
+        .await;
+    let mut raw = Raw::connect(&gateway).await;
+    raw.say("GET /cobrowsing/x HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .await;
+    gateway
+        .until_metric("gateway_write_stalls_total", 1.0)
+        .await;
+    until("closed", || backend.open() == 0).await;
+    let line = eventually("a line", async || gateway.requests().into_iter().next()).await;
+    assert_eq!(line["aborted"], true);
+    assert!(raw.rest().await.len() < LARGE);
+}
+
+#[tokio::test]
+async fn a_stream_whose_client_takes_nothing_is_reset_and_its_neighbours_go_on() {
+    let backend = a_large_answer();
+    let gateway = Gateway::before(&backend)
+        .toml("timeouts.write_stall = '300ms'")
+        .start()
+        .await;
+    let mut client = Client::connect(&gateway, Proto::H2).await;
+    let stalled = client
+        .send("GET", "/cobrowsing/x", &[], support::full(""))
+        .await
+        .unwrap();
+    gateway
+        .until_metric("gateway_write_stalls_total", 1.0)
+        .await;
+    until("closed", || backend.open() == 0).await;
+    assert!(Reply::read(stalled).await.is_err());
+    assert_eq!(client.get("/cobrowsing/small").await.text(), "fine");
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_gets_its_whole_answer() {
+    let backend = a_large_answer();
+    let gateway = Gateway::before(&backend)
+        .toml("timeouts.write_stall = '1s'")
+        .start()
+        .await;
+    let mut raw = Raw::connect(&gateway).await;
+    raw.say("GET /cobrowsing/x HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .await;
+    let mut got = 0;
+    // Slower than the whole may stall, never stalling for that long.
+    while raw.fill().await {
+        got += std::mem::take(&mut raw.buffer).len();
+        if got % (2 << 20) < 16 << 10 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    assert!(got > LARGE, "{got}");
+}
+
+#[tokio::test]
+async fn an_api_body_must_be_whole_in_time_and_a_pages_may_trickle() {
+    let backend = Backend::well();
+    let gateway = Gateway::before(&backend)
+        .toml("timeouts.body = '400ms'")
+        .start()
+        .await;
+    for (path, status) in [("/cobrowsing/x", 200), ("/cobrowsing/api/x", 408)] {
+        let mut raw = Raw::connect(&gateway).await;
+        raw.say(format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: {KEY}\r\ncontent-length: 8\r\n\r\n"
+        ))
+        .await;
+        for _ in 0..8 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            drop(raw.stream.write_all(b"x").await);
+            drop(raw.stream.flush().await);
+        }
+        assert_eq!(raw.answer().await.status, status, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn half_a_head_is_late_wherever_it_stands() {
+    let backend = Backend::well();
+    let gateway = impatient_of_heads(&backend).await;
+    let one = "GET /cobrowsing/x HTTP/1.1\r\nhost: localhost\r\n";
+    let post = "POST /cobrowsing/x HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\nhi";
+    for before in ["", &format!("{one}\r\n"), post] {
+        let mut raw = Raw::connect(&gateway).await;
+        raw.say(format!("{before}{one}")).await;
+        if !before.is_empty() {
+            assert_eq!(raw.answer().await.status, 200);
+        }
+        let late = raw.answer().await;
+        assert_eq!(late.status, 408, "{before}");
+        assert!(late.text().starts_with("request_timeout: "));
+        assert_eq!(raw.rest().await, b"");
+    }
+    let late = r#"gateway_rejected_requests_total{reason="request_timeout"}"#;
+    assert_eq!(gateway.metric(late).await, 3.0);
 }

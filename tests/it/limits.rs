@@ -227,7 +227,7 @@ async fn who_does_not_finish_a_head_is_told_so_and_closed() {
 #[tokio::test]
 async fn a_body_that_makes_no_progress_is_given_up() {
     let backend = Backend::well();
-    let setup = Gateway::before(&backend).toml("upstream.response_timeout = '300ms'");
+    let setup = Gateway::before(&backend).toml("timeouts.body = '300ms'");
     let gateway = setup.start().await;
     for begun in ["", "half"] {
         let mut raw = Raw::connect(&gateway).await;

@@ -267,6 +267,7 @@ async fn each_request_is_one_line_and_no_secret_is_in_any() {
     raw.say("GET /canary \x01 HTTP/1.1\r\ncanary: \x02\r\n\r\n")
         .await;
     raw.rest().await;
+    lines += 1;
     until("one line a request", || gateway.requests().len() >= lines).await;
     let ids: BTreeSet<_> = gateway
         .requests()

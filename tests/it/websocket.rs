@@ -157,6 +157,16 @@ async fn what_follows_a_refused_upgrade_is_the_next_request_and_no_tunnel() {
     // Smuggling: a backend that is taken for upgraded would see this without any key.
     let smuggled = "GET /cobrowsing/api/visitors/1 HTTP/1.1\r\nhost: localhost\r\n\r\n";
     raw.say(format!("{}{smuggled}", handshake())).await;
+    assert_eq!(raw.answer().await.status, 400);
+    assert_eq!(raw.answer().await.status, 401);
+    assert!(backend.requests().is_empty());
+    // The same where it comes while the backend decides.
+    raw.say(handshake()).await;
+    until("a handshake at the backend", || {
+        backend.requests().len() == 1
+    })
+    .await;
+    raw.say(smuggled).await;
     assert_eq!(raw.answer().await.status, 403);
     assert_eq!(raw.answer().await.status, 401);
     assert_eq!(backend.requests().len(), 1);
@@ -164,13 +174,13 @@ async fn what_follows_a_refused_upgrade_is_the_next_request_and_no_tunnel() {
 }
 
 #[tokio::test]
-async fn bytes_sent_ahead_go_into_the_tunnel() {
+async fn a_handshake_that_does_not_wait_for_its_answer_is_refused() {
     let backend = Backend::upgrades_and_echoes_bytes();
     let gateway = Gateway::before(&backend).start().await;
     let mut raw = Raw::connect(&gateway).await;
     raw.say(format!("{}ahead", handshake())).await;
-    assert_eq!(raw.answer().await.status, 101);
-    assert_eq!(raw.take(5).await, b"ahead");
+    assert_eq!(raw.answer().await.status, 400);
+    assert!(backend.requests().is_empty());
 }
 
 #[tokio::test]

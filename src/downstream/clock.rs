@@ -1,0 +1,91 @@
+//! The deadlines of a connection.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep};
+
+use super::limits::Limits;
+use crate::pipeline::Session;
+
+/// What was awaited for too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Late {
+    /// The rest of a request's head.
+    Head,
+    /// The client, to take what is written to it.
+    Write,
+    /// A request.
+    Quiet,
+}
+
+/// One timer, looked at when it runs out, not moved with every request. The session tells when
+/// requests begin and end.
+pub(super) struct Clock<'s> {
+    session: &'s Session,
+    header: Duration,
+    write_stall: Duration,
+    keep_alive: Duration,
+    timer: Pin<Box<Sleep>>,
+    begun: Instant,
+}
+
+impl<'s> Clock<'s> {
+    pub(super) fn new(session: &'s Session, limits: &Limits) -> Self {
+        Self {
+            session,
+            header: limits.header,
+            write_stall: limits.write_stall,
+            keep_alive: limits.keep_alive,
+            timer: Box::pin(tokio::time::sleep(limits.header)),
+            begun: Instant::now(),
+        }
+    }
+
+    /// Gives the connection as long again as a quiet one has.
+    pub(super) fn restart(&self) {
+        self.session.quiet_since.set(Some(Instant::now()));
+    }
+
+    fn deadline(&self) -> Option<(Instant, Late)> {
+        let session = self.session;
+        if let Some(since) = session.stalled_since.get() {
+            return Some((since + self.write_stall, Late::Write));
+        }
+        if session.in_flight.get() > 0 {
+            // However long a request takes: it has limits of its own.
+            return None;
+        }
+        if let Some(since) = session.head_since.get() {
+            return Some((since + self.header, Late::Head));
+        }
+        let end = match session.quiet_since.get() {
+            Some(since) => since + self.keep_alive,
+            None => self.begun + self.header,
+        };
+        Some((end, Late::Quiet))
+    }
+
+    /// Ready when the connection is to be closed.
+    pub(super) fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Late> {
+        let deadline = self.deadline();
+        if let Some((at, _)) = deadline
+            && at < self.timer.deadline()
+        {
+            self.timer.as_mut().reset(at);
+        }
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            match deadline {
+                Some((at, late)) if at <= now => return Poll::Ready(late),
+                Some((at, _)) => self.timer.as_mut().reset(at),
+                None => {
+                    let next = now + self.keep_alive;
+                    self.timer.as_mut().reset(next);
+                }
+            }
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,122 @@
+//! HTTP/1.1 with a client: one request after the other, each answered before the next is looked at.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::{Method, Request, StatusCode, Version};
+
+use super::answer::{self, Manner};
+use super::head::{Bounds, Head};
+use super::wire::Wire;
+use crate::body::Inbound;
+use crate::framing::Decoder;
+use crate::pipeline::{self, Tunnel};
+use crate::reject::Reject;
+
+/// What may be left of a body and still be read away, bytes.
+const SMALL_BODY: u64 = 4 << 10;
+
+/// How a conversation ended.
+pub(super) enum Ended {
+    /// Nothing is on the connection any more.
+    Clean,
+    /// The client may still be sending what nobody will read.
+    Unread,
+    /// Somebody broke it off.
+    Broken,
+    /// Both sides agreed to a tunnel.
+    Switched(Box<Tunnel>),
+}
+
+/// Answers requests until the connection is over.
+pub(super) async fn converse(wire: &Rc<Wire>, bounds: Bounds) -> Ended {
+    loop {
+        let Some(read) = wire.head(bounds).await else {
+            return Ended::Broken;
+        };
+        let head = read.unwrap_or_else(unreadable);
+        // In a box of its own, so that an idle connection is small.
+        if let Some(ended) = Box::pin(exchange(wire, head, bounds)).await {
+            return ended;
+        }
+    }
+}
+
+/// Tells a client that its head did not come in time.
+pub(super) async fn say_too_slow(wire: &Rc<Wire>, bounds: Bounds) {
+    // Who is slow to send may be slow to read: no more than a second for it.
+    let said = exchange(wire, unreadable(Reject::RequestTimeout), bounds);
+    drop(tokio::time::timeout(Duration::from_secs(1), said).await);
+}
+
+/// What stands for a request that cannot be read.
+fn unreadable(flaw: Reject) -> Head {
+    let mut request = Request::new(()).into_parts().0;
+    request.method = Method::from_bytes(b"-").unwrap_or_default();
+    request.uri = http::Uri::from_static("*");
+    Head {
+        request,
+        body: Decoder::UntilClose,
+        persistent: false,
+        expects_continue: false,
+        flaw: Some(flaw),
+    }
+}
+
+/// One request and its answer; `None`: another may follow.
+async fn exchange(wire: &Rc<Wire>, head: Head, bounds: Bounds) -> Option<Ended> {
+    let session = &wire.session;
+    let mut manner = Manner {
+        http_1_1: head.request.version == Version::HTTP_11,
+        asked_head: head.request.method == Method::HEAD,
+        persistent: head.persistent,
+        read_ahead: bounds.bytes,
+    };
+    let body = if head.body.is_done() || head.flaw.is_some() {
+        Inbound::None
+    } else {
+        Inbound::Http1(Rc::clone(wire) as Rc<_>)
+    };
+    wire.begin(head.body, head.expects_continue);
+    let request = Request::from_parts(head.request, body);
+    let response = {
+        let mut handling = pin!(pipeline::handle(Rc::clone(session), request, head.flaw));
+        poll_fn(|cx| {
+            if let Poll::Ready(response) = handling.as_mut().poll(cx) {
+                return Poll::Ready(Some(response));
+            }
+            wire.poll_gone(cx, bounds.bytes).map(|()| None)
+        })
+        .await
+    };
+    let Some(response) = response else {
+        return Some(Ended::Broken);
+    };
+    manner.persistent &= may_go_on(wire) && !session.worker.drain.is_stopping();
+    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    match answer::write(wire, response, manner).await {
+        Ok(_) if switches => session
+            .tunnel
+            .borrow_mut()
+            .take()
+            .map(|tunnel| Ended::Switched(Box::new(tunnel))),
+        Ok(true) => None,
+        Ok(false) if wire.has_unread() => Some(Ended::Unread),
+        Ok(false) => Some(Ended::Clean),
+        Err(_) => Some(Ended::Broken),
+    }
+}
+
+/// Whether another request may follow on the connection: what is left of a body must be little
+/// enough to be read away (RFC 9112 section 9.6), and wanted by nobody.
+fn may_go_on(wire: &Rc<Wire>) -> bool {
+    // An answer that came early may still be sending the body on.
+    let wanted = Rc::strong_count(wire) > ITS_OWN;
+    !wanted && wire.unread().is_some_and(|left| left <= SMALL_BODY)
+}
+
+/// The connection's own hold on its wire.
+const ITS_OWN: usize = 1;

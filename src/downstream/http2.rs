@@ -1,0 +1,202 @@
+//! HTTP/2 with a client: hyper's, every limit set, and no stream that waits for a client for ever.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+use tokio_rustls::server::TlsStream;
+
+use super::batch::batched;
+use super::clock::{Clock, Late};
+use super::limits::Limits;
+use crate::body::Inbound;
+use crate::pipeline::{self, AnswerBody, Session};
+
+/// Serves a connection until it is over.
+pub(super) fn serve(
+    stream: TlsStream<TcpStream>,
+    session: Rc<Session>,
+    limits: &Rc<Limits>,
+) -> impl Future<Output = ()> + use<> {
+    let (io, flusher) = batched(stream);
+    let newest: Rc<Cell<Option<Rc<Pace>>>> = Rc::default();
+    let streams = Streams {
+        session: Rc::clone(&session),
+        newest: Rc::clone(&newest),
+        patience: limits.write_stall,
+    };
+    let service = {
+        let session = Rc::clone(&session);
+        service_fn(move |request: http::Request<_>| {
+            let pace = Rc::new(Pace::default());
+            newest.set(Some(Rc::clone(&pace)));
+            let answering =
+                pipeline::handle(Rc::clone(&session), request.map(Inbound::Http2), None);
+            async move {
+                let answer = answering.await;
+                Ok::<_, Infallible>(answer.map(|body| Paced::new(body, pace)))
+            }
+        })
+    };
+    let mut connection = http2::Builder::new(streams)
+        .max_concurrent_streams(limits.h2_streams)
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        .header_table_size(4 << 10)
+        .initial_stream_window_size(256 << 10)
+        .initial_connection_window_size(1 << 20)
+        .adaptive_window(false)
+        .max_frame_size(16 << 10)
+        .max_send_buf_size(64 << 10)
+        .max_local_error_reset_streams(256)
+        .max_pending_accept_reset_streams(20)
+        .serve_connection(TokioIo::new(io), service);
+    let limits = Rc::clone(limits);
+    async move {
+        let mut clock = pin!(Clock::new(&session, &limits));
+        let mut stop = pin!(session.worker.drain.stopping());
+        let mut cut = pin!(session.worker.drain.cutting());
+        let mut leaving = false;
+        std::future::poll_fn(|cx| {
+            if !leaving && stop.as_mut().poll(cx).is_ready() {
+                leaving = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            let done = Pin::new(&mut connection).poll(cx).is_ready();
+            // A blocked flush wakes this task when the socket takes more.
+            let flushed = flusher.poll_flush(cx);
+            session.note_stall(flushed.is_pending());
+            if done || matches!(flushed, Poll::Ready(Err(_))) || cut.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let late = ready!(clock.as_mut().poll(cx));
+            if late == Late::Write {
+                session.count_stall();
+                return Poll::Ready(());
+            }
+            if leaving {
+                return Poll::Ready(());
+            }
+            // Idle: a farewell (GOAWAY), and once more as long for the client to take it.
+            leaving = true;
+            Pin::new(&mut connection).graceful_shutdown();
+            clock.restart();
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// Since when the client could take more of an answer and does not: what its stream's window does
+/// not admit is not asked for.
+type Pace = Cell<Option<Instant>>;
+
+/// The largest piece that is given to a stream: what is given waits in memory until the client
+/// takes it, whatever becomes of the answer.
+const PIECE: usize = 16 << 10;
+
+/// An answer's body that notes when it is not asked for.
+struct Paced {
+    body: AnswerBody,
+    pace: Rc<Pace>,
+    /// What is left of the last piece.
+    rest: Bytes,
+}
+
+impl Paced {
+    fn new(body: AnswerBody, pace: Rc<Pace>) -> Self {
+        pace.set(Some(Instant::now()));
+        Self {
+            body,
+            pace,
+            rest: Bytes::new(),
+        }
+    }
+}
+
+impl Body for Paced {
+    type Data = Bytes;
+    type Error = <AnswerBody as Body>::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = self.get_mut();
+        this.pace.set(None);
+        if this.rest.is_empty() {
+            match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+                Some(Ok(frame)) => this.rest = frame.into_data().unwrap_or_default(),
+                ended => return Poll::Ready(ended),
+            }
+        }
+        this.pace.set(Some(Instant::now()));
+        let piece = this.rest.split_to(PIECE.min(this.rest.len()));
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = self.body.size_hint();
+        if let Some(exact) = hint.exact() {
+            hint.set_exact(exact + self.rest.len() as u64);
+        }
+        hint
+    }
+}
+
+/// Spawns the streams of a connection beside it.
+#[derive(Clone)]
+struct Streams {
+    session: Rc<Session>,
+    /// The pace of the stream that is about to be spawned.
+    newest: Rc<Cell<Option<Rc<Pace>>>>,
+    patience: Duration,
+}
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        let (session, patience) = (Rc::clone(&self.session), self.patience);
+        let Some(pace) = self.newest.take() else {
+            drop(tokio::task::spawn_local(stream));
+            return;
+        };
+        drop(tokio::task::spawn_local(async move {
+            let mut stream = pin!(stream);
+            let mut timer: Option<Pin<Box<Sleep>>> = None;
+            std::future::poll_fn(|cx| {
+                if stream.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                while let Some(since) = pace.get() {
+                    let at = since + patience;
+                    let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+                    if timer.deadline() < at {
+                        timer.as_mut().reset(at);
+                    }
+                    ready!(timer.as_mut().poll(cx));
+                    if at <= Instant::now() {
+                        // Dropping the stream resets it.
+                        session.count_stall();
+                        return Poll::Ready(());
+                    }
+                }
+                Poll::Pending
+            })
+            .await;
+        }));
+    }
+}

@@ -1,0 +1,231 @@
+//! The bytes of an HTTP/1.1 connection: what was read ahead, the body that is on it, and what the
+//! client does not take. An idle connection holds no buffer.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::server::TlsStream;
+use tokio_util::io::poll_read_buf;
+
+use super::head::{Bounds, Head, Scan};
+use crate::body::{self, Unfinished};
+use crate::framing::{Decoded, Decoder};
+use crate::pipeline::Session;
+use crate::reject::Reject;
+
+/// One read.
+const READ: usize = 16 << 10;
+
+thread_local! {
+    /// Where bytes are read to before it is known that there are any.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
+}
+
+pub(super) struct Wire {
+    inner: RefCell<Inner>,
+    pub(super) session: Rc<Session>,
+}
+
+struct Inner {
+    stream: TlsStream<TcpStream>,
+    /// Read and not used yet.
+    buffer: BytesMut,
+    /// What is left of the last request's body.
+    body: Decoder,
+    /// The client waits for our word before it sends the body.
+    owes_continue: bool,
+}
+
+impl Inner {
+    /// Reads ahead; 0 is the end.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut read = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+            self.buffer.extend_from_slice(read.filled());
+            Poll::Ready(Ok(read.filled().len()))
+        })
+    }
+
+    /// Reads more of the body; 0 is the end.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.owes_continue {
+            // Into an empty session it goes whole; the answer's flush, or this one, carries it.
+            let word = b"HTTP/1.1 100 Continue\r\n\r\n";
+            ready!(Pin::new(&mut self.stream).poll_write(cx, word))?;
+            self.owes_continue = false;
+        }
+        let _blocked: Poll<io::Result<()>> = Pin::new(&mut self.stream).poll_flush(cx);
+        let left = self.body.left().and_then(|left| usize::try_from(left).ok());
+        self.buffer
+            .reserve(left.map_or(READ, |left| left.min(READ)));
+        poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.buffer)
+    }
+}
+
+impl Wire {
+    pub(super) fn new(stream: TlsStream<TcpStream>, session: Rc<Session>) -> Self {
+        Self {
+            inner: RefCell::new(Inner {
+                stream,
+                buffer: BytesMut::new(),
+                body: Decoder::Done,
+                owes_continue: false,
+            }),
+            session,
+        }
+    }
+
+    /// The next request; what is left of the last one's body is read away first. `None`: the
+    /// client has closed.
+    pub(super) async fn head(&self, bounds: Bounds) -> Option<Result<Head, Reject>> {
+        let mut scan = Scan::default();
+        poll_fn(|cx| {
+            let inner = &mut *self.inner.borrow_mut();
+            loop {
+                let waits = inner.buffer.is_empty() && inner.body.is_done();
+                if waits {
+                    inner.buffer = BytesMut::new();
+                } else if self.session.head_since.get().is_none() {
+                    self.session.head_since.set(Some(Instant::now()));
+                }
+                match inner.body.decode(&mut inner.buffer) {
+                    Ok(Decoded::Data(_)) => continue,
+                    Ok(Decoded::More) => {}
+                    Err(_) => return Poll::Ready(None),
+                    Ok(Decoded::End) if waits => {}
+                    Ok(Decoded::End) => match scan.take(&mut inner.buffer, bounds) {
+                        Ok(None) => {}
+                        read => {
+                            self.session.ahead.set(!inner.buffer.is_empty());
+                            return Poll::Ready(read.transpose());
+                        }
+                    },
+                }
+                if !matches!(ready!(inner.poll_ahead(cx)), Ok(1..)) {
+                    return Poll::Ready(None);
+                }
+            }
+        })
+        .await
+    }
+
+    /// A request with such a body begins.
+    pub(super) fn begin(&self, body: Decoder, expects_continue: bool) {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.body = body;
+        inner.owes_continue = expects_continue;
+    }
+
+    /// What is left of the body and would have to be read away before the next request; `None`:
+    /// nobody knows. Of what has come already it is read away here.
+    pub(super) fn unread(&self) -> Option<u64> {
+        let inner = &mut *self.inner.borrow_mut();
+        while let Ok(Decoded::Data(_)) = inner.body.decode(&mut inner.buffer) {}
+        // Who waits for our word may or may not send its body after our refusal.
+        inner.body.left().filter(|_| !inner.owes_continue)
+    }
+
+    /// Whether bytes of the client's are unused.
+    pub(super) fn has_unread(&self) -> bool {
+        let inner = self.inner.borrow();
+        !inner.buffer.is_empty() || !inner.body.is_done()
+    }
+
+    /// Resolves when the client has closed its side. What it sends instead is kept, up to `most`.
+    pub(super) fn poll_gone(&self, cx: &mut Context<'_>, most: usize) -> Poll<()> {
+        let inner = &mut *self.inner.borrow_mut();
+        // While there is a body, who reads it sees the end.
+        while inner.body.is_done() && inner.buffer.len() < most {
+            if !matches!(ready!(inner.poll_ahead(cx)), Ok(1..)) {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Writes some of `first` and `second`.
+    pub(super) fn poll_write(
+        &self,
+        cx: &mut Context<'_>,
+        first: &[u8],
+        second: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let stream = &mut self.inner.borrow_mut().stream;
+        let wrote = if second.is_empty() {
+            Pin::new(stream).poll_write(cx, first)
+        } else {
+            let both = [IoSlice::new(first), IoSlice::new(second)];
+            Pin::new(stream).poll_write_vectored(cx, &both)
+        };
+        self.session.note_stall(wrote.is_pending());
+        match wrote {
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            wrote => wrote,
+        }
+    }
+
+    pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.inner.borrow_mut().stream).poll_flush(cx);
+        self.session.note_stall(flushed.is_pending());
+        flushed
+    }
+
+    /// Says that nothing more will come.
+    pub(super) async fn close(&self) -> io::Result<()> {
+        poll_fn(|cx| Pin::new(&mut self.inner.borrow_mut().stream).poll_shutdown(cx)).await
+    }
+
+    /// Reads on until the client closes, and forgets what comes.
+    pub(super) async fn drain(&self) {
+        poll_fn(|cx| {
+            let inner = &mut *self.inner.borrow_mut();
+            let socket = inner.stream.get_mut().0;
+            SCRATCH.with_borrow_mut(|scratch| {
+                loop {
+                    let mut waste = ReadBuf::new(scratch);
+                    let read = ready!(Pin::new(&mut *socket).poll_read(cx, &mut waste));
+                    if read.is_err() || waste.filled().is_empty() {
+                        return Poll::Ready(());
+                    }
+                }
+            })
+        })
+        .await;
+    }
+
+    /// The stream and what was read ahead.
+    pub(super) fn into_parts(self) -> (TlsStream<TcpStream>, Bytes) {
+        let inner = self.inner.into_inner();
+        (inner.stream, inner.buffer.freeze())
+    }
+}
+
+impl body::Wire for Wire {
+    fn poll_body(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Unfinished>>> {
+        let inner = &mut *self.inner.borrow_mut();
+        loop {
+            match inner.body.decode(&mut inner.buffer) {
+                Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(data))),
+                Ok(Decoded::End) => return Poll::Ready(None),
+                Err(_) => return Poll::Ready(Some(Err(Unfinished))),
+                Ok(Decoded::More) => {}
+            }
+            if !matches!(ready!(inner.poll_more(cx)), Ok(1..)) {
+                return Poll::Ready(Some(Err(Unfinished)));
+            }
+        }
+    }
+
+    fn left(&self) -> Option<u64> {
+        self.inner.borrow().body.left()
+    }
+}
