@@ -31,6 +31,7 @@ pub struct Config {
     pub api: Api,
     pub rate_limit: RateLimit,
     pub rewrite: Rewrite,
+    pub compat: Compat,
     pub websocket: Websocket,
     pub limits: Limits,
     pub timeouts: Timeouts,
@@ -234,6 +235,19 @@ impl Default for Rewrite {
             json_fields: vec!["watch_url".into()],
         }
     }
+}
+
+/// `[compat]`: what is let through for pages although a backend could read it in more than one way.
+/// What could be read as the API, or as a path outside the base path, stays refused.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Compat {
+    /// `;` in a path.
+    pub path_parameters: bool,
+    /// `%2F` in a path.
+    pub encoded_slashes: bool,
+    /// `%25` in a path.
+    pub encoded_percent: bool,
 }
 
 /// `[websocket]`: tunnels.

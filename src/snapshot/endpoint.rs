@@ -3,7 +3,7 @@
 use http::Uri;
 
 use crate::config::ConfigError;
-use crate::stages::route::canonical;
+use crate::stages::path::{Compat, canonical};
 
 /// Host, port and base path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +108,7 @@ impl Endpoint {
 
 /// A path as a base: canonical, without final slash; the root is empty.
 pub(super) fn base_path(key: &str, path: &str) -> Result<Box<str>, ConfigError> {
-    match canonical(path) {
+    match canonical(path, Compat::default()).map(|canonical| canonical.path) {
         Ok(canonical)
             if canonical == path
                 || canonical.trim_end_matches('/') == path.trim_end_matches('/') =>

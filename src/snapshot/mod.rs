@@ -14,6 +14,7 @@ use crate::config::{Config, ConfigError, Workers};
 use crate::rate_limit::RateLimits;
 use crate::stages::auth::Keys;
 use crate::stages::headers::Forwarded;
+use crate::stages::path::Compat;
 use crate::stages::rewrite::{Rewrite, Tree};
 use crate::stages::route::Routes;
 use crate::telemetry::Metrics;
@@ -119,6 +120,11 @@ impl Snapshot {
                 &endpoint.base,
                 &api,
                 hosts.iter().map(|h| h.host.to_string()),
+                Compat {
+                    path_parameters: config.compat.path_parameters,
+                    encoded_slashes: config.compat.encoded_slashes,
+                    encoded_percent: config.compat.encoded_percent,
+                },
             ),
             forwarded: hosts
                 .iter()

@@ -212,10 +212,11 @@ fn kind(name: &str) -> Kind {
         name if name.starts_with("x-forwarded-") || name.starts_with("x-envoy-") => {
             Kind::Forwarding
         }
-        // Backends that fold `_` and `.` to `-` would see two of a name that must be one.
-        name if name.bytes().any(|b| matches!(b, b'_' | b'.')) => {
-            match kind(&name.replace(['_', '.'], "-")) {
-                Kind::EndToEnd if !is_alias_of_credential(name) => Kind::EndToEnd,
+        // Backends that fold `_`, `.` and the like to `-` would see two of a name that must be one.
+        name if name.bytes().any(is_folded) => {
+            let folded = name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+            match kind(&folded) {
+                Kind::EndToEnd if !is_credential(&folded) => Kind::EndToEnd,
                 _ => Kind::HopByHop,
             }
         }
@@ -223,8 +224,11 @@ fn kind(name: &str) -> Kind {
     }
 }
 
-fn is_alias_of_credential(name: &str) -> bool {
-    let folded = name.replace(['_', '.'], "-");
+fn is_folded(byte: u8) -> bool {
+    !byte.is_ascii_alphanumeric() && byte != b'-'
+}
+
+fn is_credential(folded: &str) -> bool {
     matches!(
         folded.trim_matches('-'),
         "authorization" | "x-authorization" | "http-authorization" | "x-api-key"
@@ -347,6 +351,8 @@ mod tests {
             ("x_forwarded_for", "127.0.0.1"),
             ("x.forwarded.for", "127.0.0.1"),
             ("x-forwarded_host", "evil"),
+            ("x~forwarded~for", "127.0.0.1"),
+            ("x|real|ip", "127.0.0.1"),
             ("forwarded", "for=evil"),
             ("x-real-ip", "127.0.0.1"),
             ("x-original-url", "/api"),

@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod headers;
+pub mod path;
 pub mod rewrite;
 pub mod route;
 pub mod websocket;

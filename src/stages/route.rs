@@ -1,15 +1,12 @@
-//! One canonical path: what is matched, authorised and forwarded is the same string.
-//!
-//! Escapes of unreserved characters are decoded once and dot segments resolved (RFC 3986 sections
-//! 5.2.4 and 6.2.2); empty segments are merged. What could mean one thing here and another at the
-//! backend is refused. Whether a path is the API is decided as a superset of what a lenient
-//! backend could take for it.
+//! Where a request belongs: which of our hosts, and which place below the base path. Whether a path
+//! is the API is decided as a superset of what a lenient backend could take for it.
 
 use std::borrow::Cow;
 
 use http::Uri;
 use http::uri::Authority;
 
+use super::path::{Canonical, Compat, canonical, decoded_once, readings};
 use crate::names::Route;
 use crate::reject::Reject;
 
@@ -26,6 +23,7 @@ pub struct Routes {
     api_length: usize,
     /// Host names in lower case; the base endpoint's first.
     hosts: Box<[Box<str>]>,
+    compat: Compat,
 }
 
 /// Where a path leads.
@@ -51,7 +49,12 @@ pub struct Routed<'p> {
 impl Routes {
     /// `public_base` and `api` as paths (`/cobrowsing`, `/api`; the base may be empty), `hosts`
     /// without ports.
-    pub fn new(public_base: &str, api: &str, hosts: impl IntoIterator<Item = String>) -> Self {
+    pub fn new(
+        public_base: &str,
+        api: &str,
+        hosts: impl IntoIterator<Item = String>,
+        compat: Compat,
+    ) -> Self {
         let segments = |path: &str| {
             path.split('/')
                 .filter(|s| !s.is_empty())
@@ -70,6 +73,7 @@ impl Routes {
                 .into_iter()
                 .map(|h| h.to_ascii_lowercase().into())
                 .collect(),
+            compat,
         }
     }
 
@@ -114,8 +118,13 @@ impl Routes {
 
     /// Judges the path of a request's target.
     pub fn judge<'p>(&self, path: &'p str) -> Result<Routed<'p>, Reject> {
-        let path = canonical(path)?;
+        let Canonical { path, opened } = canonical(path, self.compat)?;
         let api = self.is_api(&path);
+        if opened && (api || !readings(&path).iter().all(|r| self.is_a_page(r))) {
+            return Err(Reject::AmbiguousPath(
+                "The path could be read as one of the API's, or as one outside the base path.",
+            ));
+        }
         let Some(rest) = path.strip_prefix(&*self.public_base) else {
             return Ok(Routed {
                 route: if api { Route::ApiOther } else { Route::None },
@@ -138,6 +147,13 @@ impl Routes {
             }
         };
         Ok(Routed { route, place })
+    }
+
+    fn is_a_page(&self, path: &str) -> bool {
+        !self.is_api(path)
+            && path
+                .strip_prefix(&*self.public_base)
+                .is_some_and(|rest| rest.starts_with('/'))
     }
 
     /// The base path may stand there more than once: stripped of the first, the rest could be the
@@ -228,17 +244,7 @@ fn is_leniently(got: &str, wanted: &str) -> bool {
     if got.len() <= wanted.len() {
         return false;
     }
-    let mut decoded = Vec::with_capacity(got.len());
-    let mut bytes = got.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'%' => match (bytes.next().and_then(hex), bytes.next().and_then(hex)) {
-                (Some(high), Some(low)) => decoded.push(high << 4 | low),
-                _ => return false,
-            },
-            byte => decoded.push(byte),
-        }
-    }
+    let decoded = decoded_once(got.as_bytes());
     let end = decoded
         .iter()
         .position(|b| matches!(b, b';' | b'?' | b'#'))
@@ -251,127 +257,6 @@ fn is_leniently(got: &str, wanted: &str) -> bool {
     cut[..end].eq_ignore_ascii_case(wanted.as_bytes())
 }
 
-/// The canonical form of `raw`; borrowed when it is canonical already.
-pub fn canonical(raw: &str) -> Result<Cow<'_, str>, Reject> {
-    const NOT_A_PATH: Reject = Reject::BadRequest("The request's target must be a path.");
-    let bytes = raw.as_bytes();
-    if bytes.first() != Some(&b'/') {
-        return Err(NOT_A_PATH);
-    }
-    let mut previous = b' ';
-    for &byte in bytes {
-        if !PLAIN[byte as usize] || previous == b'/' && matches!(byte, b'/' | b'.') {
-            return decode(bytes).map(|path| Cow::Owned(without_dots(&path)));
-        }
-        previous = byte;
-    }
-    Ok(Cow::Borrowed(raw))
-}
-
-/// Decodes the escapes of unreserved characters, writes the others in upper case, and refuses
-/// what is ambiguous.
-fn decode(raw: &[u8]) -> Result<String, Reject> {
-    const MALFORMED: Reject = Reject::BadRequest("The path has a malformed percent-escape.");
-    const CHARACTER: Reject =
-        Reject::BadRequest("The path has a character that must be percent-encoded.");
-    const SEPARATOR: Reject = Reject::AmbiguousPath("The path has an encoded or reversed slash.");
-    const CONTROL: Reject = Reject::AmbiguousPath("The path has a control character.");
-    const TWICE: Reject = Reject::AmbiguousPath("The path is percent-encoded twice.");
-    const PARAMETER: Reject = Reject::AmbiguousPath("The path has a parameter (;).");
-    const ENCODING: Reject = Reject::AmbiguousPath("The path is not UTF-8.");
-
-    let mut path = String::with_capacity(raw.len());
-    let mut meant = Vec::with_capacity(raw.len());
-    let mut bytes = raw.iter().copied();
-    while let Some(byte) = bytes.next() {
-        let byte = match byte {
-            b'%' => {
-                let (Some(high), Some(low)) =
-                    (bytes.next().and_then(hex), bytes.next().and_then(hex))
-                else {
-                    return Err(MALFORMED);
-                };
-                match high << 4 | low {
-                    b'/' | b'\\' => return Err(SEPARATOR),
-                    b'%' => return Err(TWICE),
-                    0..=0x1f | 0x7f => return Err(CONTROL),
-                    byte if UNRESERVED[byte as usize] => byte,
-                    byte => {
-                        path.push('%');
-                        path.push(char::from(b"0123456789ABCDEF"[usize::from(high)]));
-                        path.push(char::from(b"0123456789ABCDEF"[usize::from(low)]));
-                        meant.push(byte);
-                        continue;
-                    }
-                }
-            }
-            b'\\' => return Err(SEPARATOR),
-            b';' => return Err(PARAMETER),
-            0..=0x1f | 0x7f => return Err(CONTROL),
-            byte if PLAIN[byte as usize] => byte,
-            _ => return Err(CHARACTER),
-        };
-        path.push(char::from(byte));
-        meant.push(byte);
-    }
-    std::str::from_utf8(&meant).map_err(|_invalid| ENCODING)?;
-    Ok(path)
-}
-
-/// Resolves `.` and `..` and merges empty segments.
-fn without_dots(path: &str) -> String {
-    let mut kept: Vec<&str> = Vec::new();
-    let mut folder = false;
-    for segment in path.split('/').skip(1) {
-        folder = matches!(segment, "" | "." | "..");
-        match segment {
-            "" | "." => {}
-            ".." => {
-                kept.pop();
-            }
-            segment => kept.push(segment),
-        }
-    }
-    let mut out = String::with_capacity(path.len());
-    for segment in &kept {
-        out.push('/');
-        out.push_str(segment);
-    }
-    if folder || kept.is_empty() {
-        out.push('/');
-    }
-    out
-}
-
-fn hex(byte: u8) -> Option<u8> {
-    char::from(byte).to_digit(16).map(|digit| digit as u8)
-}
-
-/// RFC 3986 section 2.3.
-const UNRESERVED: [bool; 256] = {
-    let mut set = [false; 256];
-    let mut i = 0;
-    while i < 256 {
-        let b = i as u8;
-        set[i] = b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
-        i += 1;
-    }
-    set
-};
-
-/// What stands for itself in a canonical path: RFC 3986 `pchar` but `;`, and what browsers leave
-/// unencoded although it should be.
-const PLAIN: [bool; 256] = {
-    let mut set = UNRESERVED;
-    let more = b"/!$&'()*+,=:@[]|^";
-    let mut i = 0;
-    while i < more.len() {
-        set[more[i] as usize] = true;
-        i += 1;
-    }
-    set
-};
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -383,6 +268,7 @@ mod tests {
             base,
             "/api",
             ["Support.acmetech.com".into(), "[::1]".into()],
+            Compat::default(),
         )
     }
 
@@ -483,16 +369,34 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_pages_use_stay_as_they_are() {
-        for path in [
-            "/cobrowsing/a%20b.png",
-            "/cobrowsing/%C3%A9t%C3%A9",
-            "/cobrowsing/@scope/pkg:1",
-            "/cobrowsing/a[1]|b",
-            "/cobrowsing/%3Fx",
-            "/cobrowsing/%23x",
+    fn what_is_opened_is_opened_for_pages_alone() {
+        let mut open = routes("/cobrowsing");
+        open.compat = Compat {
+            path_parameters: true,
+            encoded_slashes: true,
+            encoded_percent: true,
+        };
+        for page in [
+            "/cobrowsing/a;v=1/b",
+            "/cobrowsing/a%2Fb",
+            "/cobrowsing/100%25",
         ] {
-            assert_eq!(canonical(path).as_deref(), Ok(path));
+            assert_eq!(open.judge(page).map(|r| r.route), Ok(Route::Page), "{page}");
+        }
+        for path in [
+            "/cobrowsing/api;x=1/visitors",
+            "/cobrowsing/x;/../api",
+            "/cobrowsing/API%2Fvisitors",
+            "/cobrowsing%2Fapi/visitors",
+            "/cobrowsing/x%2F..%2Fapi",
+            "/cobrowsing/%2561pi/visitors",
+            "/cobrowsing/%25252561pi/visitors",
+            "/cobrowsing/x%255C..%255Capi/1",
+            "/cobrowsing/..%2F..%2Fetc",
+            "/cobrowsing/api/a;b",
+        ] {
+            let judged = open.judge(path);
+            assert!(matches!(judged, Err(Reject::AmbiguousPath(_))), "{path}");
         }
     }
 
@@ -562,21 +466,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_canonical_form_is_its_own_canonical_form(path in "/[a-zA-Z0-9/.%_~@: -]{0,40}") {
-            if let Ok(once) = canonical(&path) {
-                let twice = canonical(&once).unwrap();
-                prop_assert_eq!(&once, &twice);
-                prop_assert!(!once.contains("//"));
-                prop_assert!(!once.split('/').any(|s| s == "." || s == ".."));
-            }
-        }
-
-        #[test]
         fn what_lies_below_the_base_never_leaves_it(path in "/(cobrowsing|[a-z.%2eE]{0,6})(/[a-zA-Z0-9.%]{0,6}){0,5}") {
             if let Ok(Routed { place: Place::Below(rest), .. }) = routes("/cobrowsing").judge(&path) {
                 prop_assert!(rest.starts_with('/'));
                 let whole = format!("/cobrowsing{rest}");
-                prop_assert_eq!(canonical(&whole).unwrap(), whole.as_str());
+                prop_assert_eq!(canonical(&whole, Compat::default()).unwrap().path, whole.as_str());
             }
         }
     }

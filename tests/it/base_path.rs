@@ -186,3 +186,32 @@ async fn refusals_come_in_the_form_the_client_reads() {
     assert!(!echo.text().contains("canary"));
     assert_eq!(KEY.len(), 16);
 }
+
+#[tokio::test]
+async fn what_compat_opens_is_opened_for_pages_alone() {
+    let backend = Backend::well();
+    let gateway = Gateway::before(&backend)
+        .toml("[compat]\npath_parameters = true\nencoded_slashes = true\nencoded_percent = true")
+        .start()
+        .await;
+    for proto in Proto::BOTH {
+        let mut client = Client::connect(&gateway, proto).await;
+        for page in ["/a;lang=en", "/files/a%2Fb", "/100%25"] {
+            let path = format!("/cobrowsing{page}");
+            assert_eq!(client.get(&path).await.status, 200, "{path}");
+            assert_eq!(backend.last().target, page);
+        }
+        backend.forget();
+        for path in [
+            "/cobrowsing/api;x/visitors",
+            "/cobrowsing/x;/../api/visitors",
+            "/cobrowsing/api%2Fvisitors",
+            "/cobrowsing/x%2F..%2Fapi",
+            "/cobrowsing/%2561pi/visitors",
+            "/cobrowsing/..%2F..%2Fetc",
+        ] {
+            assert_eq!(client.get(path).await.status, 400, "{path}");
+        }
+        assert!(backend.requests().is_empty());
+    }
+}
