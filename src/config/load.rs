@@ -27,23 +27,26 @@ impl ConfigError {
 impl Config {
     /// Reads `file` (none: defaults) and lays the environment over it.
     pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, ConfigError> {
-        let table = match file {
-            None => toml::Table::new(),
-            Some(path) => {
-                let name = path.display();
-                let text = std::fs::read_to_string(path).map_err(|e| {
-                    ConfigError(format!("{name}: {e}; --config names the file to read"))
-                })?;
-                let wrong = |e: &toml::de::Error| {
-                    ConfigError(format!("{name}{}: {}", place(&text, e), e.message()))
-                };
-                // Read once for itself: only then errors know their line.
-                toml::from_str::<Self>(&text).map_err(|e| wrong(&e))?;
-                let mut table: toml::Table = toml::from_str(&text).map_err(|e| wrong(&e))?;
-                relative_to(path.parent().unwrap_or_else(|| Path::new("")), &mut table);
-                table
-            }
+        let Some(path) = file else {
+            return environment.lay_over(toml::Table::new());
         };
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            let name = path.display();
+            ConfigError(format!("{name}: {e}; --config names the file to read"))
+        })?;
+        Self::read(path, &text, environment)
+    }
+
+    /// Reads `text`, which stands in `file`, and lays the environment over it.
+    pub fn read(file: &Path, text: &str, environment: &Environment) -> Result<Self, ConfigError> {
+        let wrong = |e: &toml::de::Error| {
+            let (name, place) = (file.display(), place(text, e));
+            ConfigError(format!("{name}{place}: {}", e.message()))
+        };
+        // Read once for itself: only then errors know their line.
+        toml::from_str::<Self>(text).map_err(|e| wrong(&e))?;
+        let mut table: toml::Table = toml::from_str(text).map_err(|e| wrong(&e))?;
+        relative_to(file.parent().unwrap_or_else(|| Path::new("")), &mut table);
         environment.lay_over(table)
     }
 }

@@ -10,21 +10,22 @@ use crate::reject::Reject;
 
 /// The head of a request.
 #[derive(Debug)]
-pub(super) struct Head {
-    pub(super) request: request::Parts,
+pub struct Head {
+    /// Method, target, version and header fields.
+    pub request: request::Parts,
     /// What its body will be.
-    pub(super) body: Decoder,
+    pub body: Decoder,
     /// Whether the connection may carry another request.
-    pub(super) persistent: bool,
+    pub persistent: bool,
     /// Whether the client waits for our word before it sends the body.
-    pub(super) expects_continue: bool,
+    pub expects_continue: bool,
     /// What is wrong with it, if it goes no further.
-    pub(super) flaw: Option<Reject>,
+    pub flaw: Option<Reject>,
 }
 
 /// Finds the end of a head in a buffer that grows, looking at each byte once.
 #[derive(Debug, Default)]
-pub(super) struct Scan {
+pub struct Scan {
     /// Bytes that were looked at.
     seen: usize,
     /// Where the current line begins.
@@ -33,11 +34,11 @@ pub(super) struct Scan {
 
 /// What bounds a head.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
+pub struct Bounds {
     /// Most bytes.
-    pub(super) bytes: usize,
+    pub bytes: usize,
     /// Most header fields.
-    pub(super) fields: usize,
+    pub fields: usize,
 }
 
 impl Scan {
@@ -73,11 +74,7 @@ impl Scan {
 
     /// Takes one head from the front of `buffer`; `None`: it is not complete yet. An error is one
     /// after which nothing more on this connection can be understood.
-    pub(super) fn take(
-        &mut self,
-        buffer: &mut BytesMut,
-        bounds: Bounds,
-    ) -> Result<Option<Head>, Reject> {
+    pub fn take(&mut self, buffer: &mut BytesMut, bounds: Bounds) -> Result<Option<Head>, Reject> {
         let Some(length) = self.end(buffer, bounds)? else {
             return Ok(None);
         };

@@ -4,7 +4,7 @@ mod answer;
 mod batch;
 mod clock;
 mod connection;
-mod head;
+pub mod head;
 mod http1;
 mod http2;
 mod limits;
