@@ -20,6 +20,7 @@ mod configuration;
 mod contract;
 mod deadlines;
 mod forwarding;
+mod hostile;
 mod house;
 mod key;
 mod limits;

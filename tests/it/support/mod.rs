@@ -6,6 +6,7 @@
 mod backend;
 mod client;
 mod gateway;
+pub mod h2_raw;
 
 use std::time::{Duration, Instant};
 
