@@ -1,6 +1,7 @@
 //! What clients and backends do on purpose. Tables of attacks, each sent in every way there is, and
 //! the proof that what is honest and looks like them still passes.
 
+mod keys;
 mod paths;
 
 use super::support::h2_raw::{Answer, Field, H2, request};
