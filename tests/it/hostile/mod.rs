@@ -1,6 +1,7 @@
 //! What clients and backends do on purpose. Tables of attacks, each sent in every way there is, and
 //! the proof that what is honest and looks like them still passes.
 
+mod framing;
 mod keys;
 mod paths;
 
@@ -156,6 +157,13 @@ impl<'b> Watch<'b> {
             return Ok(());
         }
         Err(format!("came upstream: {new}"))
+    }
+
+    /// Not a request more came whole.
+    fn no_request_came(&mut self) -> Held {
+        let new = self.backend.requests().split_off(self.requests);
+        *self = Self::new(self.backend);
+        so(new.is_empty(), || format!("came upstream: {new:?}"))
     }
 
     /// One request more came, with this target.
