@@ -1,6 +1,7 @@
 //! What clients and backends do on purpose. Tables of attacks, each sent in every way there is, and
 //! the proof that what is honest and looks like them still passes.
 
+mod answers;
 mod framing;
 mod keys;
 mod paths;
