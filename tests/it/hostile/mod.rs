@@ -3,6 +3,7 @@
 
 mod answers;
 mod framing;
+mod headers;
 mod keys;
 mod paths;
 
