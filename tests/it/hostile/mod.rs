@@ -4,6 +4,7 @@
 mod answers;
 mod framing;
 mod headers;
+mod http2;
 mod keys;
 mod paths;
 

@@ -1,6 +1,7 @@
 //! HTTP/2 by the frame (RFC 9113): whatever bytes a test wants, and what comes back, told apart.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -210,6 +211,23 @@ impl H2 {
             }
         });
         took.await
+    }
+
+    /// Writes as much as the other side takes without reading anything; how much that was.
+    pub async fn force(&mut self, bytes: &[u8]) -> usize {
+        let mut written = 0;
+        while written < bytes.len() {
+            let end = bytes.len().min(written + (16 << 10));
+            let write = self.stream.write(&bytes[written..end]);
+            // What is not taken for so long is not taken at all.
+            match tokio::time::timeout(Duration::from_millis(300), write).await {
+                Ok(Ok(n)) => written += n,
+                _ => break,
+            }
+        }
+        let flush = self.stream.flush();
+        drop(tokio::time::timeout(Duration::from_millis(300), flush).await);
+        written
     }
 
     /// The next frame; `None`: the end.
