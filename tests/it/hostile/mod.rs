@@ -6,6 +6,7 @@ mod framing;
 mod headers;
 mod http2;
 mod keys;
+mod logs;
 mod paths;
 
 use super::support::h2_raw::{Answer, Field, H2, request};

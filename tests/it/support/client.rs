@@ -38,6 +38,16 @@ pub async fn tls(
     alpn: &[&str],
     versions: &[&'static rustls::SupportedProtocolVersion],
 ) -> std::io::Result<TlsStreamOf> {
+    tls_to(gateway, "localhost", alpn, versions).await
+}
+
+/// As [`tls`], to a server of this name.
+pub async fn tls_to(
+    gateway: &Gateway,
+    name: &str,
+    alpn: &[&str],
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> std::io::Result<TlsStreamOf> {
     let mut roots = rustls::RootCertStore::empty();
     roots
         .add(CertificateDer::from_pem_slice(certificate().0.as_bytes()).unwrap())
@@ -52,7 +62,7 @@ pub async fn tls(
     within(async {
         let stream = TcpStream::connect(gateway.listen).await?;
         stream.set_nodelay(true)?;
-        let name = ServerName::try_from("localhost").unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
         TlsConnector::from(Arc::new(config))
             .connect(name, stream)
             .await

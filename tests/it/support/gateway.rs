@@ -265,9 +265,8 @@ impl Gateway {
         };
         let started = Instant::now();
         loop {
-            if let Some(line) = this.events("started").first() {
-                let address = |field: &str| line[field].as_str().unwrap().parse().unwrap();
-                (this.listen, this.admin) = (address("listen"), address("admin"));
+            if let Some((listen, admin)) = this.addresses() {
+                (this.listen, this.admin) = (listen, admin);
                 break;
             }
             if this.child.try_wait().unwrap().is_some() {
@@ -285,6 +284,23 @@ impl Gateway {
             this.until_ready().await;
         }
         Ok(this)
+    }
+
+    /// Where it listens, once it says so in either format of its log.
+    fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        if let Some(line) = self.events("started").first() {
+            let address = |field: &str| line[field].as_str().unwrap().parse().unwrap();
+            return Some((address("listen"), address("admin")));
+        }
+        let lines = self.log();
+        let line = lines
+            .iter()
+            .find(|line| line.contains(" started listen="))?;
+        let address = |name: &str| {
+            line.split(' ')
+                .find_map(|w| w.strip_prefix(name)?.parse().ok())
+        };
+        Some((address("listen=")?, address("admin=")?))
     }
 
     /// Waits until `/readyz` says so.

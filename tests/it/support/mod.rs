@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 #[allow(unused_imports, reason = "named in signatures of helpers to come")]
 pub use backend::{Backend, Conn, Received};
 #[allow(unused_imports, reason = "named in signatures of helpers to come")]
-pub use client::{Client, Proto, Raw, Reply, Requested, TlsStreamOf, full, stream, tls, websocket};
+pub use client::{
+    Client, Proto, Raw, Reply, Requested, TlsStreamOf, full, stream, tls, tls_to, websocket,
+};
 #[allow(unused_imports, reason = "named in signatures of helpers to come")]
 pub use gateway::{BINARY, Ended, Folder, Gateway, Setup, certificate};
 
