@@ -14,6 +14,8 @@ pub enum Decoder {
     UntilClose,
     /// Nothing.
     Done,
+    /// Nobody knows: it was malformed.
+    Broken,
 }
 
 /// What could be decoded.
@@ -46,7 +48,7 @@ impl Decoder {
         match self {
             Self::Length(left) => Some(*left),
             Self::Done => Some(0),
-            Self::Chunked(_) | Self::UntilClose => None,
+            Self::Chunked(_) | Self::UntilClose | Self::Broken => None,
         }
     }
 
@@ -54,6 +56,7 @@ impl Decoder {
     pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Decoded, &'static str> {
         match self {
             Self::Done => Ok(Decoded::End),
+            Self::Broken => Err("the body was malformed"),
             _ if buffer.is_empty() => Ok(Decoded::More),
             Self::Length(left) => {
                 let data = take_data(buffer, left);
@@ -65,8 +68,10 @@ impl Decoder {
             Self::UntilClose => Ok(Decoded::Data(buffer.split().freeze())),
             Self::Chunked(chunked) => {
                 let decoded = chunked.decode(buffer);
-                if matches!(decoded, Ok(Decoded::End)) {
-                    *self = Self::Done;
+                match decoded {
+                    Ok(Decoded::End) => *self = Self::Done,
+                    Ok(_) => {}
+                    Err(_) => *self = Self::Broken,
                 }
                 decoded
             }
@@ -136,6 +141,9 @@ impl Chunked {
                         return Ok(Decoded::End);
                     }
                     self.waste(line.len())?;
+                    if !is_field(&line) {
+                        return Err("a trailer is malformed");
+                    }
                 }
             }
         }
@@ -172,6 +180,21 @@ fn take_line(buffer: &mut BytesMut, max: usize) -> Result<Option<BytesMut>, &'st
         None if buffer.len() > max => Err("a line of the chunks is too long"),
         None => Ok(None),
     }
+}
+
+/// Whether a method or a field's name may have this character (RFC 9110 section 5.6.2).
+pub fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Whether a line could be a header field (RFC 9112 section 5).
+fn is_field(line: &[u8]) -> bool {
+    let Some(colon) = memchr::memchr(b':', line) else {
+        return false;
+    };
+    let (name, value) = (&line[..colon], &line[colon + 1..]);
+    let visible = |b: &u8| matches!(b, b'\t' | 0x20..=0x7e | 0x80..);
+    !name.is_empty() && name.iter().all(|b| is_token(*b)) && value.iter().all(visible)
 }
 
 fn size(digits: &[u8]) -> Result<u64, &'static str> {
@@ -246,6 +269,10 @@ mod tests {
             "5\r\nhelloX\r\n",
             "11111111111111111\r\n",
             "-1\r\n",
+            "0\r\nno field\r\n\r\n",
+            "0\r\nx y: 1\r\n\r\n",
+            "0\r\nx: \0\r\n\r\n",
+            "0\r\n folded\r\n\r\n",
         ] {
             assert!(dechunk(bad.as_bytes(), &[64]).is_err(), "{bad:?}");
         }
@@ -257,6 +284,15 @@ mod tests {
             )
             .is_err()
         );
+    }
+
+    #[test]
+    fn what_was_malformed_stays_so() {
+        let (mut decoder, mut buffer) = (Decoder::chunked(), BytesMut::from("x\r\n0\r\n\r\n"));
+        for _ in 0..2 {
+            assert!(decoder.decode(&mut buffer).is_err());
+            assert_eq!(decoder.left(), None);
+        }
     }
 
     #[test]

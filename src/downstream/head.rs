@@ -69,6 +69,10 @@ impl Scan {
         if self.seen > bounds.bytes {
             return Err(Reject::HeaderFieldsTooLarge);
         }
+        // Who speaks something else is told at once, not when its time is over.
+        if self.line == 0 && !begins_like_a_request(buffer) {
+            return Err(MALFORMED);
+        }
         Ok(None)
     }
 
@@ -92,11 +96,18 @@ impl Scan {
     }
 }
 
+const MALFORMED: Reject = Reject::BadRequest("The request is malformed.");
+
+/// Whether an incomplete first line could become one: a method, or the CR of an empty line.
+fn begins_like_a_request(line: &[u8]) -> bool {
+    let method = line.split(|b| *b == b' ').next().unwrap_or_default();
+    method.iter().all(|b| framing::is_token(*b)) || line == b"\r"
+}
+
 /// As many fields need no allocation.
 const USUAL_FIELDS: usize = 100;
 
 fn parse<'b>(bytes: &'b Bytes, fields: &mut [httparse::Header<'b>]) -> Result<Head, Reject> {
-    const MALFORMED: Reject = Reject::BadRequest("The request is malformed.");
     const FIELD: Reject = Reject::BadRequest("A header field is malformed.");
     let mut parsed = httparse::Request::new(fields);
     match parsed.parse(bytes) {

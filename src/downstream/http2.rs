@@ -21,6 +21,7 @@ use super::clock::{Clock, Late};
 use super::limits::Limits;
 use crate::body::Inbound;
 use crate::pipeline::{self, AnswerBody, Session};
+use crate::reject::Reject;
 
 /// Serves a connection until it is over.
 pub(super) fn serve(
@@ -35,13 +36,16 @@ pub(super) fn serve(
         newest: Rc::clone(&newest),
         patience: limits.write_stall,
     };
+    let fields = limits.header_count;
     let service = {
         let session = Rc::clone(&session);
         service_fn(move |request: http::Request<_>| {
             let pace = Rc::new(Pace::default());
             newest.set(Some(Rc::clone(&pace)));
+            // Each cookie crumb and each repetition counts.
+            let flaw = (request.headers().len() > fields).then_some(Reject::HeaderFieldsTooLarge);
             let answering =
-                pipeline::handle(Rc::clone(&session), request.map(Inbound::Http2), None);
+                pipeline::handle(Rc::clone(&session), request.map(Inbound::Http2), flaw);
             async move {
                 let answer = answering.await;
                 Ok::<_, Infallible>(answer.map(|body| Paced::new(body, pace)))

@@ -131,7 +131,8 @@ impl Wire {
         let inner = &mut *self.inner.borrow_mut();
         while let Ok(Decoded::Data(_)) = inner.body.decode(&mut inner.buffer) {}
         // Who waits for our word may or may not send its body after our refusal.
-        inner.body.left().filter(|_| !inner.owes_continue)
+        let left = inner.body.left();
+        left.filter(|left| *left == 0 || !inner.owes_continue)
     }
 
     /// Whether bytes of the client's are unused.

@@ -205,6 +205,7 @@ fn kind(name: &str) -> Kind {
         | "x-client-ip"
         | "true-client-ip"
         | "x-original-url"
+        | "x-original-uri"
         | "x-rewrite-url"
         | "x-http-method-override"
         | "x-http-method"

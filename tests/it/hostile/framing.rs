@@ -365,7 +365,15 @@ async fn without_a_101_what_follows_a_handshake_is_the_next_request_and_no_tunne
         let backend = Backend::refuses_the_upgrade(status);
         let gateway = Gateway::before(&backend).start().await;
         let mut raw = Raw::connect(&gateway).await;
-        raw.say([&handshake(), smuggled.as_bytes(), NEXT.as_bytes()].concat())
+        // At once: the handshake must wait for its answer, what follows is judged by itself.
+        raw.say([&handshake(), smuggled.as_bytes()].concat()).await;
+        assert_eq!(raw.answer().await.status, 400, "S6 {status}");
+        assert_eq!(raw.answer().await.error(), "invalid_api_key", "S6 {status}");
+        assert!(backend.requests().is_empty(), "S6 {status}");
+        // While the backend decides.
+        raw.say(handshake()).await;
+        backend.until_requests(1).await;
+        raw.say([smuggled.as_bytes(), NEXT.as_bytes()].concat())
             .await;
         assert!(
             status.starts_with(raw.answer().await.status.as_str()),
@@ -381,8 +389,9 @@ async fn without_a_101_what_follows_a_handshake_is_the_next_request_and_no_tunne
         assert_eq!(backend.last().header("upgrade"), None, "S6 {status}");
         // Bytes that a tunnel would have carried are no request.
         let mut raw = Raw::connect(&gateway).await;
-        raw.say([&handshake(), &b"\x81\x85\x00\x00\x00\x00hello\r\n\r\n"[..]].concat())
-            .await;
+        raw.say(handshake()).await;
+        backend.until_requests(3).await;
+        raw.say(b"\x81\x85\x00\x00\x00\x00hello\r\n\r\n").await;
         assert!(
             status.starts_with(raw.answer().await.status.as_str()),
             "S6 {status}"
@@ -675,9 +684,9 @@ async fn nothing_is_carried_before_both_sides_agreed() {
     });
     let gateway = Gateway::before(&backend).start().await;
     let mut raw = Raw::connect(&gateway).await;
-    raw.say([&handshake(), &b"early data"[..]].concat()).await;
+    raw.say(handshake()).await;
     backend.until_requests(1).await;
-    raw.say("and more of it").await;
+    raw.say("early data and more of it").await;
     go.send(()).unwrap();
     assert_eq!(raw.answer().await.status, 403, "S15");
     let bytes = backend.bytes();
@@ -712,42 +721,38 @@ async fn nothing_is_carried_before_both_sides_agreed() {
     assert_eq!(backend.bytes(), b"", "S15");
 }
 
-mod not_held_yet {
-    use super::*;
+#[tokio::test]
+async fn a_body_with_a_length_and_chunks_is_refused() {
+    let chunked = "5\r\nhello\r\n0\r\n\r\n";
+    let cases = [
+        "content-length: 5\r\ntransfer-encoding: chunked\r\n",
+        "transfer-encoding: chunked\r\ncontent-length: 5\r\n",
+        "content-length: 0\r\ntransfer-encoding: chunked\r\n",
+        "Content-Length: 15\r\nTransfer-Encoding: CHUNKED\r\n",
+    ];
+    all_refused(&cases.map(|fields| ("S1", post(fields, chunked)))).await;
+}
 
-    #[tokio::test]
-    async fn a_body_with_a_length_and_chunks_is_refused() {
-        let chunked = "5\r\nhello\r\n0\r\n\r\n";
-        let cases = [
-            "content-length: 5\r\ntransfer-encoding: chunked\r\n",
-            "transfer-encoding: chunked\r\ncontent-length: 5\r\n",
-            "content-length: 0\r\ntransfer-encoding: chunked\r\n",
-            "Content-Length: 15\r\nTransfer-Encoding: CHUNKED\r\n",
-        ];
-        all_refused(&cases.map(|fields| ("S1", post(fields, chunked)))).await;
-    }
+#[tokio::test]
+async fn a_line_that_ends_with_a_bare_lf_is_refused() {
+    let cases = [
+        "GET /cobrowsing/x HTTP/1.1\nhost: localhost\n\n",
+        "GET /cobrowsing/x HTTP/1.1\r\nhost: localhost\n\r\n",
+        "GET /cobrowsing/x HTTP/1.1\r\nhost: localhost\r\nx: a\nx-b: c\r\n\r\n",
+        "GET /cobrowsing/x HTTP/1.1\r\nhost: localhost\r\nx: a\n\r\n",
+        "GET /cobrowsing/x HTTP/1.1\r\nhost: localhost\r\n\n",
+    ];
+    all_refused(&cases.map(|head| ("S12", head.into()))).await;
+}
 
-    #[tokio::test]
-    async fn a_line_that_ends_with_a_bare_lf_is_refused() {
-        let cases = [
-            "GET /cobrowsing/x HTTP/1.1\nhost: localhost\n\n",
-            "GET /cobrowsing/x HTTP/1.1\r\nhost: localhost\n\r\n",
-            "GET /cobrowsing/x HTTP/1.1\r\nhost: localhost\r\nx: a\nx-b: c\r\n\r\n",
-            "GET /cobrowsing/x HTTP/1.1\r\nhost: localhost\r\nx: a\n\r\n",
-            "GET /cobrowsing/x HTTP/1.1\r\nhost: localhost\r\n\n",
-        ];
-        all_refused(&cases.map(|head| ("S12", head.into()))).await;
-    }
-
-    #[tokio::test]
-    async fn a_chunk_whose_lines_do_not_end_with_crlf_is_refused() {
-        let chunks = [
-            "5\nhello\r\n0\r\n\r\n",
-            "5\r\nhello\n0\r\n\r\n",
-            "5\r\nhello\r\n0\n\n",
-            "5 \r\nhello\r\n0\r\n\r\n",
-            "5;a=b\nhello\r\n0\r\n\r\n",
-        ];
-        all_refused(&chunks.map(|body| ("S5", chunked(body)))).await;
-    }
+#[tokio::test]
+async fn a_chunk_whose_lines_do_not_end_with_crlf_is_refused() {
+    let chunks = [
+        "5\nhello\r\n0\r\n\r\n",
+        "5\r\nhello\n0\r\n\r\n",
+        "5\r\nhello\r\n0\n\n",
+        "5 \r\nhello\r\n0\r\n\r\n",
+        "5;a=b\nhello\r\n0\r\n\r\n",
+    ];
+    all_refused(&chunks.map(|body| ("S5", chunked(body)))).await;
 }

@@ -689,96 +689,92 @@ async fn storms_of_resets_deadlines_and_late_answers_leave_no_request_behind() {
     siege.cost_at_most("D9 storms", 8 << 10).await;
 }
 
-mod not_held_yet {
-    use super::*;
-
-    #[tokio::test]
-    async fn who_takes_nothing_for_too_long_is_given_up() {
-        let backend = much();
-        let setup = Gateway::before(&backend).toml("timeouts.write_stall = '300ms'");
-        let gateway = setup.start().await;
-        let largest = (1 << 31) - 1;
-        for (window, updates) in [
-            (0, Vec::new()),
-            (65_535, Vec::new()),
-            (largest, window_update(0, largest - 65_535)),
-        ] {
-            let mut h2 = H2::with(&gateway, &[(4, window)]).await;
-            h2.polite = false;
-            h2.force(&updates).await;
-            let block = block(&get(PAGE, &[]));
-            for _ in 0..10 {
-                let stream = h2.stream();
-                h2.force(&headers(stream, true, &block)).await;
-            }
-            until("upstream is given up", || {
-                backend.requests().len() == 10 && backend.open() == 0
-            })
-            .await;
-            gateway.until_metric("gateway_inflight_requests", 0.0).await;
-            backend.forget();
+#[tokio::test]
+async fn who_takes_nothing_for_too_long_is_given_up() {
+    let backend = much();
+    let setup = Gateway::before(&backend).toml("timeouts.write_stall = '300ms'");
+    let gateway = setup.start().await;
+    let largest = (1 << 31) - 1;
+    for (window, updates) in [
+        (0, Vec::new()),
+        (65_535, Vec::new()),
+        (largest, window_update(0, largest - 65_535)),
+    ] {
+        let mut h2 = H2::with(&gateway, &[(4, window)]).await;
+        h2.polite = false;
+        h2.force(&updates).await;
+        let block = block(&get(PAGE, &[]));
+        for _ in 0..10 {
+            let stream = h2.stream();
+            h2.force(&headers(stream, true, &block)).await;
         }
-        let mut raw = Raw::connect(&gateway).await;
-        let socket = socket2::SockRef::from(raw.stream.get_ref().0);
-        socket.set_recv_buffer_size(64 << 10).unwrap();
-        raw.say("GET /cobrowsing/x HTTP/1.1\r\nhost: localhost\r\n\r\n")
-            .await;
         until("upstream is given up", || {
-            backend.requests().len() == 1 && backend.open() == 0
+            backend.requests().len() == 10 && backend.open() == 0
         })
         .await;
         gateway.until_metric("gateway_inflight_requests", 0.0).await;
+        backend.forget();
     }
+    let mut raw = Raw::connect(&gateway).await;
+    let socket = socket2::SockRef::from(raw.stream.get_ref().0);
+    socket.set_recv_buffer_size(64 << 10).unwrap();
+    raw.say("GET /cobrowsing/x HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .await;
+    until("upstream is given up", || {
+        backend.requests().len() == 1 && backend.open() == 0
+    })
+    .await;
+    gateway.until_metric("gateway_inflight_requests", 0.0).await;
+}
 
-    #[tokio::test]
-    async fn who_reads_slowly_but_steadily_is_never_given_up() {
-        const SIZE: usize = 256 << 10;
-        let answer = format!(
-            "HTTP/1.1 200 OK\r\ncontent-length: {SIZE}\r\n\r\n{}",
-            "x".repeat(SIZE)
-        );
-        let backend = Backend::answers(answer);
-        let setup = Gateway::before(&backend).toml("timeouts.write_stall = '300ms'");
-        let gateway = setup.start().await;
-        let mut h2 = H2::with(&gateway, &[(4, 16 << 10)]).await;
+#[tokio::test]
+async fn who_reads_slowly_but_steadily_is_never_given_up() {
+    const SIZE: usize = 256 << 10;
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\ncontent-length: {SIZE}\r\n\r\n{}",
+        "x".repeat(SIZE)
+    );
+    let backend = Backend::answers(answer);
+    let setup = Gateway::before(&backend).toml("timeouts.write_stall = '300ms'");
+    let gateway = setup.start().await;
+    let mut h2 = H2::with(&gateway, &[(4, 16 << 10)]).await;
+    let stream = h2.stream();
+    h2.say(&headers(stream, true, &block(&get(PAGE, &[]))))
+        .await;
+    let mut left = SIZE;
+    while left > 0 {
+        let came = h2.frame().await.expect("closed while it was read");
+        if came.kind == kind::DATA {
+            left -= came.payload.len();
+            // Time is the subject.
+            tokio::time::sleep(Duration::from_millis(60)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_fields_of_a_head_are_counted_each_by_itself() {
+    let backend = Backend::well();
+    let gateway = Gateway::before(&backend).start().await;
+    let mut broken = Broken::default();
+    // `limits.header_count` is 100.
+    for (what, block) in [
+        ("fields", bomb(b"x", b"y", 150)),
+        ("crumbs", bomb(b"cookie", b"a=b", 150)),
+        ("fields of their own", {
+            let names: Vec<String> = (0..150).map(|n| format!("x-{n}")).collect();
+            let fields: Vec<Field> = names.iter().map(|n| (n.as_bytes(), &b"y"[..])).collect();
+            block(&get(PAGE, &fields))
+        }),
+    ] {
+        let mut h2 = H2::connect(&gateway).await;
         let stream = h2.stream();
-        h2.say(&headers(stream, true, &block(&get(PAGE, &[]))))
-            .await;
-        let mut left = SIZE;
-        while left > 0 {
-            let came = h2.frame().await.expect("closed while it was read");
-            if came.kind == kind::DATA {
-                left -= came.payload.len();
-                // Time is the subject.
-                tokio::time::sleep(Duration::from_millis(60)).await;
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn the_fields_of_a_head_are_counted_each_by_itself() {
-        let backend = Backend::well();
-        let gateway = Gateway::before(&backend).start().await;
-        let mut broken = Broken::default();
-        // `limits.header_count` is 100.
-        for (what, block) in [
-            ("fields", bomb(b"x", b"y", 150)),
-            ("crumbs", bomb(b"cookie", b"a=b", 150)),
-            ("fields of their own", {
-                let names: Vec<String> = (0..150).map(|n| format!("x-{n}")).collect();
-                let fields: Vec<Field> = names.iter().map(|n| (n.as_bytes(), &b"y"[..])).collect();
-                block(&get(PAGE, &fields))
-            }),
-        ] {
-            let mut h2 = H2::connect(&gateway).await;
-            let stream = h2.stream();
-            h2.say(&in_frames(stream, &block)).await;
-            let answer = h2.answer(stream).await;
-            let refused = matches!(answer.status(), None | Some(431));
-            broken.note(
-                || format!("D4 {what}"),
-                so(refused, || format!("{answer:?}")),
-            );
-        }
+        h2.say(&in_frames(stream, &block)).await;
+        let answer = h2.answer(stream).await;
+        let refused = matches!(answer.status(), None | Some(431));
+        broken.note(
+            || format!("D4 {what}"),
+            so(refused, || format!("{answer:?}")),
+        );
     }
 }

@@ -522,58 +522,54 @@ async fn a_refusal_is_the_same_whether_the_api_is_closed_or_the_key_is_wrong_or_
     assert!(find(&backend.bytes(), b"api").is_none());
 }
 
-mod not_held_yet {
-    use super::*;
-
-    /// A hello to a server of any name at all.
-    async fn tls_with_name(gateway: &Gateway, name: &str) {
-        let name = &name.as_bytes()[..name.len().min(12 << 10)];
-        let with_length = |bytes: &[u8]| [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat();
-        let sni = with_length(&[&[0][..], &with_length(name)].concat());
-        let groups = with_length(&[0, 29]);
-        let schemes = with_length(&[4, 3, 8, 4]);
-        let mut extensions = Vec::new();
-        for (kind, body) in [
-            (0_u16, sni),
-            (10, with_length(&groups)[2..].to_vec()),
-            (13, with_length(&schemes)[2..].to_vec()),
-        ] {
-            extensions.extend(kind.to_be_bytes());
-            extensions.extend(with_length(&body));
-        }
-        let mut hello = vec![3, 3];
-        hello.extend([7; 32]);
-        hello.push(0);
-        hello.extend(with_length(&[0xc0, 0x2b]));
-        hello.extend([1, 0]);
-        hello.extend(with_length(&extensions));
-        let length = (hello.len() as u32).to_be_bytes();
-        let message = [&[1][..], &length[1..], &hello].concat();
-        let record = [&[22, 3, 1][..], &with_length(&message)].concat();
-        let mut plain = tokio::net::TcpStream::connect(gateway.listen)
-            .await
-            .unwrap();
-        plain.write_all(&record).await.unwrap();
-        // An alert or a hello; then we leave.
-        drop(within(plain.read(&mut [0; 64])).await);
+/// A hello to a server of any name at all.
+async fn tls_with_name(gateway: &Gateway, name: &str) {
+    let name = &name.as_bytes()[..name.len().min(12 << 10)];
+    let with_length = |bytes: &[u8]| [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat();
+    let sni = with_length(&[&[0][..], &with_length(name)].concat());
+    let groups = with_length(&[0, 29]);
+    let schemes = with_length(&[4, 3, 8, 4]);
+    let mut extensions = Vec::new();
+    for (kind, body) in [
+        (0_u16, sni),
+        (10, with_length(&groups)[2..].to_vec()),
+        (13, with_length(&schemes)[2..].to_vec()),
+    ] {
+        extensions.extend(kind.to_be_bytes());
+        extensions.extend(with_length(&body));
     }
+    let mut hello = vec![3, 3];
+    hello.extend([7; 32]);
+    hello.push(0);
+    hello.extend(with_length(&[0xc0, 0x2b]));
+    hello.extend([1, 0]);
+    hello.extend(with_length(&extensions));
+    let length = (hello.len() as u32).to_be_bytes();
+    let message = [&[1][..], &length[1..], &hello].concat();
+    let record = [&[22, 3, 1][..], &with_length(&message)].concat();
+    let mut plain = tokio::net::TcpStream::connect(gateway.listen)
+        .await
+        .unwrap();
+    plain.write_all(&record).await.unwrap();
+    // An alert or a hello; then we leave.
+    drop(within(plain.read(&mut [0; 64])).await);
+}
 
-    #[tokio::test]
-    async fn a_server_name_that_is_none_is_not_written() {
-        let backend = Backend::well();
-        let gateway = Gateway::before(&backend).start().await;
-        let (canary, long) = (format!("{} \n", secret("sni")), "x_".repeat(6 << 10));
-        for name in INJECTIONS.iter().copied().chain([&*canary, &long]) {
-            tls_with_name(&gateway, name).await;
-        }
-        send(&gateway, Way::H1, &get(b"/outside/last", &[])).await;
-        until("the last line", || {
-            gateway.log().last().is_some_and(|l| l.contains("404"))
-        })
-        .await;
-        for line in gateway.log() {
-            none_in("a line", &line);
-            is_one_event(&line, "json");
-        }
+#[tokio::test]
+async fn a_server_name_that_is_none_is_not_written() {
+    let backend = Backend::well();
+    let gateway = Gateway::before(&backend).start().await;
+    let (canary, long) = (format!("{} \n", secret("sni")), "x_".repeat(6 << 10));
+    for name in INJECTIONS.iter().copied().chain([&*canary, &long]) {
+        tls_with_name(&gateway, name).await;
+    }
+    send(&gateway, Way::H1, &get(b"/outside/last", &[])).await;
+    until("the last line", || {
+        gateway.log().last().is_some_and(|l| l.contains("404"))
+    })
+    .await;
+    for line in gateway.log() {
+        none_in("a line", &line);
+        is_one_event(&line, "json");
     }
 }

@@ -454,42 +454,53 @@ async fn decided_by_none_of(names: &[&[u8]]) {
     }
 }
 
-mod not_held_yet {
-    use super::*;
+const FRAGMENTS: &[&[u8]] = &[
+    b"/cobrowsing/x#/../api",
+    b"/cobrowsing/api#y",
+    b"/cobrowsing/#",
+    b"/cobrowsing/x?a#b",
+];
 
-    const FRAGMENTS: &[&[u8]] = &[
-        b"/cobrowsing/x#/../api",
-        b"/cobrowsing/api#y",
-        b"/cobrowsing/#",
-        b"/cobrowsing/x?a#b",
-    ];
-
-    async fn refused(ways: &[Way]) {
-        let backend = Backend::upgrades_and_echoes_messages();
-        let gateway = Gateway::before(&backend).start().await;
-        let mut watch = Watch::new(&backend);
-        let mut broken = Broken::default();
-        for target in FRAGMENTS {
-            for way in ways {
-                let sent = get(target, &[]);
-                let held = held(&gateway, &mut watch, (*way, true), &sent, BAD).await;
-                broken.note(|| show("P9", *way, &sent), held);
-            }
+async fn refused(ways: &[Way]) {
+    let backend = Backend::upgrades_and_echoes_messages();
+    let gateway = Gateway::before(&backend).start().await;
+    let mut watch = Watch::new(&backend);
+    let mut broken = Broken::default();
+    for target in FRAGMENTS {
+        for way in ways {
+            let sent = get(target, &[]);
+            let held = held(&gateway, &mut watch, (*way, true), &sent, BAD).await;
+            broken.note(|| show("P9", *way, &sent), held);
         }
     }
+}
 
-    #[tokio::test]
-    async fn a_fragment_is_refused_over_http_1() {
-        refused(&[Way::H1, Way::Upgrade]).await;
-    }
+#[tokio::test]
+async fn a_fragment_is_refused_over_http_1() {
+    refused(&[Way::H1, Way::Upgrade]).await;
+}
 
-    #[tokio::test]
-    async fn a_fragment_is_refused_over_http_2() {
-        refused(&[Way::H2]).await;
+/// The framing library cuts the target before anybody sees it.
+#[tokio::test]
+async fn a_fragment_over_http_2_is_cut_and_what_is_left_is_what_is_judged_and_sent() {
+    let backend = Backend::well();
+    let gateway = Gateway::before(&backend).start().await;
+    for (target, arrives) in [
+        (&b"/cobrowsing/x#/../api"[..], "/x"),
+        (b"/cobrowsing/#", "/"),
+        (b"/cobrowsing/x?a#b", "/x?a"),
+    ] {
+        let outcome = send(&gateway, Way::H2, &get(target, &[])).await;
+        assert_eq!(outcome.status, Some(200), "P9 {arrives}");
+        assert_eq!(backend.last().target, arrives, "P9");
     }
+    backend.forget();
+    let outcome = send(&gateway, Way::H2, &get(b"/cobrowsing/api#y", &[])).await;
+    assert_eq!(outcome.status, Some(401), "P9");
+    assert!(backend.requests().is_empty(), "P9");
+}
 
-    #[tokio::test]
-    async fn the_uri_that_nginx_would_have_seen_goes_no_further() {
-        decided_by_none_of(&[b"x-original-uri"]).await;
-    }
+#[tokio::test]
+async fn the_uri_that_nginx_would_have_seen_goes_no_further() {
+    decided_by_none_of(&[b"x-original-uri"]).await;
 }
