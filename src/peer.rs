@@ -7,7 +7,8 @@ use ipnet::IpNet;
 /// The other end of a client connection.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// Address of the socket, IPv4-mapped addresses folded to IPv4.
+    /// Address of the socket, or the one a PROXY protocol header named; IPv4-mapped
+    /// addresses folded to IPv4.
     pub address: IpAddr,
     /// The address as text, as it goes into `X-Forwarded-For` and the log.
     pub text: Box<str>,

@@ -280,6 +280,10 @@ fn limits(config: &Config) -> downstream::Limits {
         header_bytes: usize::try_from(config.limits.header_bytes.0).unwrap_or(usize::MAX),
         header_count: config.limits.header_count,
         h2_streams: config.limits.h2_streams,
+        proxy_header: config
+            .public
+            .proxy_protocol
+            .then_some(config.timeouts.proxy_header.0),
         handshake: config.timeouts.handshake.0,
         header: config.timeouts.header.0,
         write_stall: config.timeouts.write_stall.0,

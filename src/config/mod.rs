@@ -54,6 +54,9 @@ pub struct Public {
     pub listen: SocketAddr,
     /// Networks whose `X-Forwarded-*` headers are believed; empty: nobody's.
     pub trusted_proxies: Vec<IpNet>,
+    /// Connections begin with a PROXY protocol header (v1 or v2) that names the client; only those
+    /// of `trusted_proxies` are accepted.
+    pub proxy_protocol: bool,
     /// Further host names (`host` or `host:port`) that are answered beside the base endpoint's.
     pub extra_hosts: Vec<String>,
 }
@@ -64,6 +67,7 @@ impl Default for Public {
             base_endpoint: None,
             listen: SocketAddr::from(([0, 0, 0, 0], 8443)),
             trusted_proxies: Vec::new(),
+            proxy_protocol: false,
             extra_hosts: Vec::new(),
         }
     }
@@ -332,6 +336,8 @@ impl TryFrom<WorkersAsWritten> for Workers {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Timeouts {
+    /// The PROXY protocol header, where `public.proxy_protocol` asks for one.
+    pub proxy_header: Span,
     /// The TLS handshake.
     pub handshake: Span,
     /// From the first byte of a request's head to its last; also until the first byte of a new
@@ -348,6 +354,7 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
+            proxy_header: Span::secs(5),
             handshake: Span::secs(10),
             header: Span::secs(10),
             body: Span::secs(30),

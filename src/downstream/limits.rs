@@ -17,6 +17,8 @@ pub struct Limits {
     pub header_count: usize,
     /// Most concurrent streams of an HTTP/2 connection.
     pub h2_streams: u32,
+    /// Longest time for a PROXY protocol header; none: connections have no such header.
+    pub proxy_header: Option<Duration>,
     /// Longest TLS handshake.
     pub handshake: Duration,
     /// Longest time for the head of a request.

@@ -10,11 +10,14 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
-use super::connection;
 use super::limits::{Limits, Place};
+use super::{connection, proxy};
 use crate::peer::Peer;
 use crate::pipeline::Worker;
+use crate::snapshot::Snapshot;
+use crate::telemetry::{Metrics, ProxyFailure};
 
 /// Binds `address`, which other workers may bind too. Accepted sockets inherit its options.
 pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
@@ -78,33 +81,61 @@ fn is_about_one_client(e: &io::Error) -> bool {
 }
 
 fn accept(stream: TcpStream, address: SocketAddr, worker: &Rc<Worker>, limits: &Rc<Limits>) {
+    let metrics = &worker.recorder.metrics;
     let Some(place) = Place::take(&limits.open, limits.connections) else {
-        worker.recorder.metrics.connections_refused.inc();
+        metrics.connections_refused.inc();
         return;
     };
     let snapshot = worker.snapshot();
-    let peer = Rc::new(Peer::new(address, &snapshot.trusted_proxies));
-    let acceptor = TlsAcceptor::from(Arc::clone(&snapshot.tls.config));
+    let peer = Peer::new(address, &snapshot.trusted_proxies);
+    if limits.proxy_header.is_some() && !peer.trusted {
+        metrics.proxy_protocol_failed(ProxyFailure::Untrusted);
+        return;
+    }
     let (owner, limits) = (Rc::clone(worker), Rc::clone(limits));
     worker.drain.spawn(async move {
-        let handshake = tokio::time::timeout(limits.handshake, acceptor.accept(stream));
-        let cut = owner.drain.cutting();
-        let shaken = tokio::select! {
-            shaken = handshake => shaken,
-            () = cut => return,
+        let opened = tokio::select! {
+            opened = open(stream, peer, &snapshot, &limits, &owner.recorder.metrics) => opened,
+            () = owner.drain.cutting() => return,
         };
-        let failed = match shaken {
-            // In a task of its own: the state of the handshake is freed with this one.
-            Ok(Ok(stream)) => return connection::serve(stream, owner, peer, &limits, place),
-            Ok(Err(e)) if e.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => "tls",
-            Ok(Err(_)) => "io",
-            Err(_) => "timeout",
-        };
-        owner
-            .recorder
-            .metrics
-            .handshake_failures
-            .with_label_values(&[failed])
-            .inc();
+        // In a task of its own: the state of the handshake is freed with this one.
+        if let Some((stream, peer)) = opened {
+            connection::serve(stream, owner, Rc::new(peer), &limits, place);
+        }
     });
+}
+
+/// What comes before HTTP: the PROXY protocol header, where one is expected, and the handshake.
+/// `None`: it failed, and was counted.
+async fn open(
+    mut stream: TcpStream,
+    mut peer: Peer,
+    snapshot: &Snapshot,
+    limits: &Limits,
+    metrics: &Metrics,
+) -> Option<(TlsStream<TcpStream>, Peer)> {
+    if let Some(longest) = limits.proxy_header {
+        let told = tokio::time::timeout(longest, proxy::header(&mut stream)).await;
+        match told.unwrap_or(Err(ProxyFailure::Timeout)) {
+            Ok(Some(client)) => peer = Peer::new(client, &snapshot.trusted_proxies),
+            Ok(None) => {}
+            Err(why) => {
+                metrics.proxy_protocol_failed(why);
+                return None;
+            }
+        }
+    }
+    let acceptor = TlsAcceptor::from(Arc::clone(&snapshot.tls.config));
+    let shaken = tokio::time::timeout(limits.handshake, acceptor.accept(stream)).await;
+    let failed = match shaken {
+        Ok(Ok(stream)) => return Some((stream, peer)),
+        Ok(Err(e)) if e.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => "tls",
+        Ok(Err(_)) => "io",
+        Err(_) => "timeout",
+    };
+    metrics
+        .handshake_failures
+        .with_label_values(&[failed])
+        .inc();
+    None
 }

@@ -1,4 +1,4 @@
-//! The client's side: listeners, TLS handshakes, connections.
+//! The client's side: listeners, PROXY protocol, TLS handshakes, connections.
 
 mod answer;
 mod batch;
@@ -9,6 +9,7 @@ mod http1;
 mod http2;
 mod limits;
 mod listener;
+mod proxy;
 mod wire;
 
 pub use limits::Limits;

@@ -70,6 +70,11 @@ impl Snapshot {
             ConfigError("public.base_endpoint is not set: set it, or BASE_ENDPOINT, to the public URL, e.g. https://support.acmetech.com/cobrowsing".into())
         })?;
         let endpoint = Endpoint::public(text)?;
+        if public.proxy_protocol && public.trusted_proxies.is_empty() {
+            return Err(ConfigError(
+                "public.proxy_protocol is on and public.trusted_proxies is empty: nobody could connect; name the networks of the load balancers, e.g. [\"10.0.0.0/8\"]".into(),
+            ));
+        }
         let backend = if uses_built_in(config) {
             format!("http://{}", config.visitor.listen)
         } else {

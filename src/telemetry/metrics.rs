@@ -57,6 +57,24 @@ impl ClosedBy {
     }
 }
 
+/// Why a connection had no PROXY protocol header to believe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyFailure {
+    /// It came from somebody who is no trusted proxy.
+    Untrusted,
+    /// What it began with is no header, or a too long one.
+    Malformed,
+    /// It ended or broke before the header was complete.
+    Closed,
+    /// The header was not complete in time.
+    Timeout,
+}
+
+impl ProxyFailure {
+    /// Label values, in the order of the variants.
+    const ALL: [&str; 4] = ["untrusted", "malformed", "closed", "timeout"];
+}
+
 /// What one rate-limit policy counts.
 #[derive(Clone, Debug)]
 pub struct PolicyCounters {
@@ -91,6 +109,7 @@ pub struct Metrics {
     pub connections_refused: IntCounter,
     pub write_stalls: IntCounter,
     pub accept_errors: IntCounter,
+    proxy_protocol_failures: [IntCounter; ProxyFailure::ALL.len()],
     pub handshake_failures: IntCounterVec,
     pub certificate_not_after: GaugeVec,
     pub config_reload_successful: IntGauge,
@@ -155,6 +174,12 @@ impl Metrics {
             "gateway_auth_total",
             "API requests by the result of the key check (ok, invalid, duplicate, closed) and the key's name.",
             &["result", "key_id"],
+        )?;
+        let proxy_protocol_failures = counters(
+            &r,
+            "gateway_proxy_protocol_failures_total",
+            "Connections closed for want of a PROXY protocol header to believe (untrusted, malformed, closed, timeout).",
+            &["reason"],
         )?;
         let build = gauges(
             &r,
@@ -234,6 +259,8 @@ impl Metrics {
                 "gateway_accept_errors_total",
                 "Errors of accept, such as too many open files.",
             )?,
+            proxy_protocol_failures: ProxyFailure::ALL
+                .map(|reason| proxy_protocol_failures.with_label_values(&[reason])),
             handshake_failures: counters(
                 &r,
                 "gateway_tls_handshake_failures_total",
@@ -322,6 +349,11 @@ impl Metrics {
     /// Counts the end of a tunnel.
     pub fn websocket_closed(&self, by: ClosedBy) {
         self.websocket_closed[by as usize].inc();
+    }
+
+    /// Counts a connection closed for want of a PROXY protocol header.
+    pub fn proxy_protocol_failed(&self, why: ProxyFailure) {
+        self.proxy_protocol_failures[why as usize].inc();
     }
 
     /// A configuration was loaded and is in force.

@@ -5,5 +5,5 @@ mod metrics;
 mod record;
 
 pub use log::{LogGuard, start_log};
-pub use metrics::{ClosedBy, Metrics, PolicyCounters};
+pub use metrics::{ClosedBy, Metrics, PolicyCounters, ProxyFailure};
 pub use record::{Record, Recorder};

@@ -84,6 +84,10 @@ fn a_mistake_in_the_file_is_named_with_what_is_allowed() {
             "[[rate_limit.policy]]\nname = 'a'\nper = 'key'\nrate = 'often'\n",
             &["gateway.toml:9:", "often"],
         ),
+        (
+            "[timeouts]\nproxy_header = 5\n",
+            &["gateway.toml:7:", "proxy_header", "30s"],
+        ),
         ("not toml\n", &["gateway.toml:6:"]),
     ] {
         let folder = Folder::new().with_certificate();
@@ -134,6 +138,15 @@ fn a_mistake_in_the_environment_is_named_with_its_variable() {
             "GATEWAY__UPSTREAM__CONECT_TIMEOUT",
             "5s",
             &["GATEWAY__UPSTREAM__CONECT_TIMEOUT", "connect_timeout"],
+        ),
+        (
+            "GATEWAY__PUBLIC__PROXY_PROTOCOL",
+            "true",
+            &[
+                "public.proxy_protocol",
+                "public.trusted_proxies",
+                "10.0.0.0/8",
+            ],
         ),
         ("GATEWAY__NOWHERE__X", "1", &["GATEWAY__NOWHERE__X"]),
         ("GATEWAY__X", "1", &["GATEWAY__X", "SECTION__KEY"]),

@@ -25,6 +25,7 @@ mod house;
 mod key;
 mod limits;
 mod operators;
+mod proxy_protocol;
 mod real_parts;
 mod rewrite;
 mod visitor;

@@ -1,5 +1,6 @@
 //! Clients: HTTP/1.1 and HTTP/2 by hyper, raw bytes over TLS, WebSockets by tungstenite.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -30,6 +31,13 @@ pub enum Proto {
 
 impl Proto {
     pub const BOTH: [Self; 2] = [Self::H1, Self::H2];
+
+    fn alpn(self) -> &'static str {
+        match self {
+            Self::H1 => "http/1.1",
+            Self::H2 => "h2",
+        }
+    }
 }
 
 /// A TLS connection that offers these protocols.
@@ -48,6 +56,16 @@ pub async fn tls_to(
     alpn: &[&str],
     versions: &[&'static rustls::SupportedProtocolVersion],
 ) -> std::io::Result<TlsStreamOf> {
+    let stream = within(TcpStream::connect(gateway.listen)).await?;
+    tls_over(stream, name, alpn, versions).await
+}
+
+async fn tls_over(
+    stream: TcpStream,
+    name: &str,
+    alpn: &[&str],
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> std::io::Result<TlsStreamOf> {
     let mut roots = rustls::RootCertStore::empty();
     roots
         .add(CertificateDer::from_pem_slice(certificate().0.as_bytes()).unwrap())
@@ -60,7 +78,6 @@ pub async fn tls_to(
         .with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
     within(async {
-        let stream = TcpStream::connect(gateway.listen).await?;
         stream.set_nodelay(true)?;
         let name = ServerName::try_from(name.to_owned()).unwrap();
         TlsConnector::from(Arc::new(config))
@@ -109,13 +126,25 @@ impl Client {
         Self::over(gateway, proto, rustls::DEFAULT_VERSIONS).await
     }
 
+    /// To where something stands in front of the gateway.
+    pub async fn connect_to(address: SocketAddr, proto: Proto) -> std::io::Result<Self> {
+        let (alpn, versions) = ([proto.alpn()], rustls::DEFAULT_VERSIONS);
+        let stream = within(TcpStream::connect(address)).await?;
+        let stream = tls_over(stream, "localhost", &alpn, versions).await?;
+        Ok(Self::on(stream, proto).await)
+    }
+
     pub async fn over(
         gateway: &Gateway,
         proto: Proto,
         versions: &[&'static rustls::SupportedProtocolVersion],
     ) -> Self {
-        let alpn = if proto == Proto::H2 { "h2" } else { "http/1.1" };
-        let stream = tls(gateway, &[alpn], versions).await.unwrap();
+        let stream = tls(gateway, &[proto.alpn()], versions).await.unwrap();
+        Self::on(stream, proto).await
+    }
+
+    async fn on(stream: TlsStreamOf, proto: Proto) -> Self {
+        let alpn = proto.alpn();
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(alpn.as_bytes()));
         let io = TokioIo::new(stream);
         let (sender, driver) = if proto == Proto::H2 {
