@@ -5,7 +5,6 @@ use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -276,7 +275,12 @@ fn bind(config: &Config) -> Result<Vec<TcpListener>, Failed> {
 fn limits(config: &Config) -> downstream::Limits {
     downstream::Limits {
         connections: config.limits.connections,
-        open: Arc::new(AtomicUsize::new(0)),
+        connections_per_client: config
+            .limits
+            .connections_per_client
+            .on()
+            .map(|count| count.0.get()),
+        open: Arc::default(),
         header_bytes: usize::try_from(config.limits.header_bytes.0).unwrap_or(usize::MAX),
         header_count: config.limits.header_count,
         h2_streams: config.limits.h2_streams,

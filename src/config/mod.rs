@@ -18,7 +18,7 @@ use serde::Deserialize;
 pub use environment::Environment;
 pub use load::ConfigError;
 pub use secret::Secret;
-use units::{Bytes, OrOff, Rate, Span};
+use units::{Bytes, Count, OrOff, Rate, Span};
 
 /// The whole file, each table with its defaults.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -270,6 +270,8 @@ impl Default for Websocket {
     }
 }
 
+const PER_CLIENT: std::num::NonZeroU32 = std::num::NonZeroU32::new(1000).unwrap();
+
 /// `[limits]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -278,6 +280,9 @@ pub struct Limits {
     pub workers: Workers,
     /// Most connections from clients, tunnels included.
     pub connections: usize,
+    /// Most of them from one client address (IPv6: a /64 network); those of trusted proxies are
+    /// not counted.
+    pub connections_per_client: OrOff<Count>,
     /// Largest head of a request.
     pub header_bytes: Bytes,
     /// Most header fields of a request.
@@ -291,6 +296,7 @@ impl Default for Limits {
         Self {
             workers: Workers::Auto,
             connections: 20_000,
+            connections_per_client: OrOff::On(Count(PER_CLIENT)),
             header_bytes: Bytes(32 << 10),
             header_count: 100,
             h2_streams: 128,

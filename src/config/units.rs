@@ -94,6 +94,20 @@ impl fmt::Display for Rate {
     }
 }
 
+/// How many of something: a whole number, not 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count(pub NonZeroU32);
+
+impl FromText for Count {
+    const ALLOWED: &'static str = "a whole number from 1";
+    fn from_text(_: &str) -> Option<Self> {
+        None
+    }
+    fn from_number(number: i64) -> Option<Self> {
+        NonZeroU32::new(number.try_into().ok()?).map(Self)
+    }
+}
+
 /// A value that can be switched off by the word `"off"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OrOff<T> {
@@ -118,10 +132,13 @@ fn split_unit(text: &str) -> Option<(u64, &str)> {
     Some((text[..end].parse().ok()?, text[end..].trim_start()))
 }
 
-/// What can be read from one word of text.
+/// What can be read from one word of text, or from a number.
 trait FromText: Sized {
     const ALLOWED: &'static str;
     fn from_text(text: &str) -> Option<Self>;
+    fn from_number(_: i64) -> Option<Self> {
+        None
+    }
     fn expecting(f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(Self::ALLOWED)
     }
@@ -154,6 +171,9 @@ impl<T: FromText> FromText for OrOff<T> {
             T::from_text(text).map(Self::On)
         }
     }
+    fn from_number(number: i64) -> Option<Self> {
+        T::from_number(number).map(Self::On)
+    }
     fn expecting(f: &mut fmt::Formatter<'_>) -> fmt::Result {
         T::expecting(f)?;
         f.write_str(", or \"off\"")
@@ -177,6 +197,11 @@ impl<T: FromText> Visitor<'_> for Text<T> {
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
         T::from_text(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
+        T::from_number(number)
+            .ok_or_else(|| E::invalid_value(de::Unexpected::Signed(number), &self))
     }
 }
 
@@ -213,6 +238,21 @@ mod tests {
         }
         for bad in ["0/60s", "100/0s", "100", "100/", "100/60", "a/1s"] {
             assert_eq!(Rate::parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_count_is_a_bare_number_that_may_be_off() {
+        #[derive(Deserialize)]
+        struct Table {
+            n: OrOff<Count>,
+        }
+        let read = |text: &str| toml::from_str::<Table>(&format!("n = {text}")).map(|t| t.n);
+        assert_eq!(read("7").unwrap().on().unwrap().0.get(), 7);
+        assert_eq!(read("\"off\"").unwrap(), OrOff::Off);
+        for bad in ["0", "-1", "4294967296", "\"7\"", "\"on\"", "1.5", "true"] {
+            let why = read(bad).unwrap_err().to_string();
+            assert!(why.contains("a whole number from 1, or \"off\""), "{why}");
         }
     }
 

@@ -82,7 +82,7 @@ fn is_about_one_client(e: &io::Error) -> bool {
 
 fn accept(stream: TcpStream, address: SocketAddr, worker: &Rc<Worker>, limits: &Rc<Limits>) {
     let metrics = &worker.recorder.metrics;
-    let Some(place) = Place::take(&limits.open, limits.connections) else {
+    let Some(mut place) = Place::take(&limits.open, limits.connections) else {
         metrics.connections_refused.inc();
         return;
     };
@@ -92,10 +92,13 @@ fn accept(stream: TcpStream, address: SocketAddr, worker: &Rc<Worker>, limits: &
         metrics.proxy_protocol_failed(ProxyFailure::Untrusted);
         return;
     }
+    if !admit(&mut place, &peer, limits, metrics) {
+        return;
+    }
     let (owner, limits) = (Rc::clone(worker), Rc::clone(limits));
     worker.drain.spawn(async move {
         let opened = tokio::select! {
-            opened = open(stream, peer, &snapshot, &limits, &owner.recorder.metrics) => opened,
+            opened = open(stream, peer, &mut place, &snapshot, &limits, &owner.recorder.metrics) => opened,
             () = owner.drain.cutting() => return,
         };
         // In a task of its own: the state of the handshake is freed with this one.
@@ -105,11 +108,24 @@ fn accept(stream: TcpStream, address: SocketAddr, worker: &Rc<Worker>, limits: &
     });
 }
 
+/// Whether this client may have one more connection. A trusted proxy may: it has many clients.
+fn admit(place: &mut Place, peer: &Peer, limits: &Limits, metrics: &Metrics) -> bool {
+    let admitted = peer.trusted
+        || limits
+            .connections_per_client
+            .is_none_or(|most| place.count(peer.address, most));
+    if !admitted {
+        metrics.connections_refused_client.inc();
+    }
+    admitted
+}
+
 /// What comes before HTTP: the PROXY protocol header, where one is expected, and the handshake.
 /// `None`: it failed, and was counted.
 async fn open(
     mut stream: TcpStream,
     mut peer: Peer,
+    place: &mut Place,
     snapshot: &Snapshot,
     limits: &Limits,
     metrics: &Metrics,
@@ -117,7 +133,12 @@ async fn open(
     if let Some(longest) = limits.proxy_header {
         let told = tokio::time::timeout(longest, proxy::header(&mut stream)).await;
         match told.unwrap_or(Err(ProxyFailure::Timeout)) {
-            Ok(Some(client)) => peer = Peer::new(client, &snapshot.trusted_proxies),
+            Ok(Some(client)) => {
+                peer = Peer::new(client, &snapshot.trusted_proxies);
+                if !admit(place, &peer, limits, metrics) {
+                    return None;
+                }
+            }
             Ok(None) => {}
             Err(why) => {
                 metrics.proxy_protocol_failed(why);

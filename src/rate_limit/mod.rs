@@ -1,12 +1,13 @@
 //! How often: policies compiled from the configuration, counted by governor.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, NotUntil, Quota, RateLimiter};
 
 use crate::config::{Per, Policy};
+use crate::peer::network;
 use crate::telemetry::PolicyCounters;
 
 /// A refusal by a policy.
@@ -111,14 +112,6 @@ fn quota(policy: &Policy) -> Quota {
     quota
         .unwrap_or_else(|| Quota::per_second(policy.rate.count))
         .allow_burst(policy.burst.unwrap_or(policy.rate.count))
-}
-
-/// A client may own a whole /64 (RFC 6177): its addresses share one bucket.
-fn network(client: IpAddr) -> IpAddr {
-    match client {
-        IpAddr::V4(_) => client,
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
-    }
 }
 
 #[cfg(test)]

@@ -107,6 +107,7 @@ pub struct Metrics {
     pub connections_h1: IntGauge,
     pub connections_h2: IntGauge,
     pub connections_refused: IntCounter,
+    pub connections_refused_client: IntCounter,
     pub write_stalls: IntCounter,
     pub accept_errors: IntCounter,
     proxy_protocol_failures: [IntCounter; ProxyFailure::ALL.len()],
@@ -174,6 +175,12 @@ impl Metrics {
             "gateway_auth_total",
             "API requests by the result of the key check (ok, invalid, duplicate, closed) and the key's name.",
             &["result", "key_id"],
+        )?;
+        let refused = counters(
+            &r,
+            "gateway_connections_refused_total",
+            "Connections closed at once because limits.connections (total) or limits.connections_per_client (client) was reached.",
+            &["reason"],
         )?;
         let proxy_protocol_failures = counters(
             &r,
@@ -244,11 +251,8 @@ impl Metrics {
             )?,
             connections_h1: connections.with_label_values(&["public", "h1"]),
             connections_h2: connections.with_label_values(&["public", "h2"]),
-            connections_refused: counter(
-                &r,
-                "gateway_connections_refused_total",
-                "Connections closed at once because limits.connections was reached.",
-            )?,
+            connections_refused: refused.with_label_values(&["total"]),
+            connections_refused_client: refused.with_label_values(&["client"]),
             write_stalls: counter(
                 &r,
                 "gateway_write_stalls_total",

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use hyper::body::Frame;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::support::{
     Backend, Client, Gateway, KEY, Proto, Raw, Reply, stream, until, websocket, within,
@@ -263,9 +264,7 @@ async fn a_handshake_that_takes_too_long_is_ended() {
         .toml("timeouts.handshake = '200ms'")
         .start()
         .await;
-    let mut plain = tokio::net::TcpStream::connect(gateway.listen)
-        .await
-        .unwrap();
+    let mut plain = TcpStream::connect(gateway.listen).await.unwrap();
     assert_eq!(within(plain.read(&mut [0])).await.unwrap_or(0), 0);
     gateway
         .until_metric(
@@ -284,12 +283,10 @@ async fn connections_over_the_cap_are_closed_and_places_come_back() {
         .await;
     let mut first = Client::connect(&gateway, Proto::H1).await;
     let second = Client::connect(&gateway, Proto::H2).await;
-    let mut third = tokio::net::TcpStream::connect(gateway.listen)
-        .await
-        .unwrap();
+    let mut third = TcpStream::connect(gateway.listen).await.unwrap();
     assert_eq!(within(third.read(&mut [0])).await.unwrap_or(0), 0);
     gateway
-        .until_metric("gateway_connections_refused_total", 1.0)
+        .until_metric("gateway_connections_refused_total{reason=\"total\"}", 1.0)
         .await;
     assert_eq!(first.get("/cobrowsing/x").await.status, 200);
     drop(second);
@@ -298,6 +295,95 @@ async fn connections_over_the_cap_are_closed_and_places_come_back() {
         .await;
     let mut fourth = Client::connect(&gateway, Proto::H1).await;
     assert_eq!(fourth.get("/cobrowsing/x").await.status, 200);
+}
+
+/// A connection from another address of this host; none: it was closed at once.
+async fn is_let_in(gateway: &Gateway, source: &str) -> Option<TcpStream> {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(source.parse().unwrap()).unwrap();
+    let mut stream = socket.connect(gateway.listen).await.unwrap();
+    // What is let in is asked for a handshake, and gets an alert for this.
+    stream.write_all(b"no TLS").await.ok()?;
+    let answer = within(stream.read(&mut [0])).await;
+    matches!(answer, Ok(1)).then_some(stream)
+}
+
+#[tokio::test]
+async fn one_client_can_take_no_more_than_its_share_of_connections() {
+    let backend = Backend::well();
+    let gateway = Gateway::before(&backend)
+        .toml("limits.connections_per_client = 2\nlimits.workers = 2")
+        .start()
+        .await;
+    let refused = "gateway_connections_refused_total{reason=\"client\"}";
+    for round in 1..=3 {
+        // Tunnels and both protocols count, whichever worker has them.
+        let mut first = Client::connect(&gateway, Proto::H1).await;
+        let mut second = Client::connect(&gateway, Proto::H2).await;
+        for _ in 0..5 {
+            let mut over = TcpStream::connect(gateway.listen).await.unwrap();
+            assert_eq!(within(over.read(&mut [0])).await.unwrap_or(0), 0);
+        }
+        gateway.until_metric(refused, f64::from(round * 5)).await;
+        assert_eq!(first.get("/cobrowsing/x").await.status, 200);
+        assert_eq!(second.get("/cobrowsing/x").await.status, 200);
+        assert!(is_let_in(&gateway, "127.0.0.2:0").await.is_some());
+        drop((first, second));
+        for proto in ["h1", "h2"] {
+            let series = format!("gateway_connections{{listener=\"public\",proto=\"{proto}\"}}");
+            gateway.until_metric(&series, 0.0).await;
+        }
+    }
+    let total = "gateway_connections_refused_total{reason=\"total\"}";
+    assert_eq!(gateway.metric(total).await, 0.0);
+}
+
+#[tokio::test]
+async fn connections_of_trusted_proxies_and_without_a_cap_are_not_counted() {
+    let backend = Backend::well();
+    for how in [
+        "limits.connections_per_client = 1\npublic.trusted_proxies = ['127.0.0.1/32']",
+        "limits.connections_per_client = 'off'",
+    ] {
+        let gateway = Gateway::before(&backend).toml(how).start().await;
+        let mut clients = Vec::new();
+        for _ in 0..5 {
+            let mut client = Client::connect(&gateway, Proto::H1).await;
+            assert_eq!(client.get("/cobrowsing/x").await.status, 200);
+            clients.push(client);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_ipv4_client_of_an_ipv6_listener_is_an_ipv4_client() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        return; // This host has no IPv6.
+    }
+    let backend = Backend::well();
+    let setup = Gateway::before(&backend)
+        .toml("public.listen = '[::]:0'\nlimits.connections_per_client = 2")
+        .toml(&policy("client", "burst = 1"));
+    let gateway = setup.start().await;
+    let port = gateway.listen.port();
+    for (host, address) in [("127.0.0.1", "127.0.0.1"), ("[::1]", "::1")] {
+        let at = format!("{host}:{port}").parse().unwrap();
+        let mut client = Client::connect_to(at, Proto::H2).await.unwrap();
+        assert_eq!(client.api("GET", LATEST, "").await.status, 200);
+        assert_eq!(client.api("GET", LATEST, "").await.status, 429);
+        let seen = backend.last();
+        assert_eq!(seen.header("x-forwarded-for").as_deref(), Some(address));
+        let _second = Client::connect_to(at, Proto::H1).await.unwrap();
+        assert!(Client::connect_to(at, Proto::H1).await.is_err());
+    }
+    until("their lines", || gateway.requests().len() == 4).await;
+    for (line, peer) in gateway
+        .requests()
+        .iter()
+        .zip(["127.0.0.1", "127.0.0.1", "::1", "::1"])
+    {
+        assert_eq!(line["peer"], peer);
+    }
 }
 
 #[tokio::test]

@@ -188,6 +188,37 @@ async fn clients_behind_a_balancer_have_limits_of_their_own() {
 }
 
 #[tokio::test]
+async fn connections_are_counted_by_the_client_the_header_names() {
+    let backend = Backend::well();
+    let gateway = behind(&backend)
+        .toml("limits.connections_per_client = 2")
+        .start()
+        .await;
+    let mut open = Vec::new();
+    for (header, is_let_in) in [
+        (v2_proxy("192.0.2.7", b""), true),
+        (v2_proxy("::ffff:192.0.2.7", b""), true),
+        (v2_proxy("192.0.2.7", b""), false),
+        (v2_proxy("192.0.2.8", b""), true),
+        (v2_proxy("2001:db8::1", b""), true),
+        (v2_proxy("2001:db8::2", b""), true),
+        (v2_proxy("2001:db8::3", b""), false),
+        // Its own checks are the balancer's, which has no share.
+        (v2(0x20, 0, b""), true),
+        (v2(0x20, 0, b""), true),
+        (v2(0x20, 0, b""), true),
+    ] {
+        let what = header.escape_ascii().to_string();
+        let at = balancer(&gateway, header, How::InOneSegment).await;
+        let client = Client::connect_to(at, Proto::H1).await;
+        assert_eq!(client.is_ok(), is_let_in, "{what}");
+        open.extend(client);
+    }
+    let refused = "gateway_connections_refused_total{reason=\"client\"}";
+    assert_eq!(gateway.metric(refused).await, 2.0);
+}
+
+#[tokio::test]
 async fn forwarded_headers_are_believed_of_a_trusted_client_alone() {
     let backend = Backend::well();
     let setup = behind(&backend)
