@@ -6,6 +6,7 @@
 //! written, so that no `Connection` line can name them away.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use bytes::BytesMut;
 use http::header::{COOKIE, HeaderName};
@@ -124,7 +125,13 @@ impl Outgoing<'_> {
         let f = self.forwarded;
         out.extend_from_slice(b"x-forwarded-for: ");
         if self.trusted {
-            for hop in self.headers.get_all(X_FORWARDED_FOR) {
+            let mut list = [""; MOST_HOPS];
+            let mut kept = 0;
+            for (slot, (hop, _)) in list.iter_mut().zip(hops(self.headers)) {
+                *slot = hop;
+                kept += 1;
+            }
+            for hop in list[..kept].iter().rev() {
                 out.extend_from_slice(hop.as_bytes());
                 out.extend_from_slice(b", ");
             }
@@ -262,36 +269,60 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<&str> {
 
 /// The client's address: from the right of `X-Forwarded-For` past the trusted proxies, when the
 /// peer itself is one. `None`: the peer is the client.
-pub fn client_behind(
-    headers: &HeaderMap,
-    trusted: impl Fn(std::net::IpAddr) -> bool,
-) -> Option<std::net::IpAddr> {
+pub fn client_behind(headers: &HeaderMap, trusted: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
     let mut client = None;
-    for line in headers.get_all(X_FORWARDED_FOR).iter().rev() {
-        for hop in line.to_str().ok()?.rsplit(',') {
-            // What cannot be read ends the walk: beyond it nobody vouches for anything.
-            let Some(address) = address(hop.trim()) else {
-                return client;
-            };
-            client = Some(address);
-            if !trusted(address) {
-                return client;
-            }
+    for (_, address) in hops(headers) {
+        client = Some(address);
+        if !trusted(address) {
+            break;
         }
     }
     client
 }
 
-fn address(hop: &str) -> Option<std::net::IpAddr> {
-    let plain = hop
-        .strip_prefix('[')
-        .and_then(|h| h.split_once(']'))
-        .map_or(hop, |(inside, _)| inside);
-    let address = plain
-        .parse()
-        .or_else(|_| hop.parse::<std::net::SocketAddr>().map(|a| a.ip()))
-        .ok();
-    address.map(|a: std::net::IpAddr| a.to_canonical())
+/// Hops of `X-Forwarded-For` that are passed on and walked past.
+const MOST_HOPS: usize = 32;
+
+/// The hops of `X-Forwarded-For` as they are written, and their addresses, from the one nearest to
+/// us. What is no address ends them: who wrote it did not know its client, so that nobody vouches
+/// for what stands beyond. If only the hop itself were left out, the next one, which anybody may
+/// have sent, would be taken for the client.
+fn hops(headers: &HeaderMap) -> impl Iterator<Item = (&str, IpAddr)> {
+    headers
+        .get_all(X_FORWARDED_FOR)
+        .iter()
+        .rev()
+        .flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+        // Empty elements of a list mean nothing (RFC 9110 section 5.6.1).
+        .filter(|hop| !hop.is_empty())
+        .map_while(|hop| {
+            let hop = str::from_utf8(hop).ok()?;
+            Some((hop, address(hop)?))
+        })
+        .take(MOST_HOPS)
+}
+
+/// The address of a hop: `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]` or
+/// `[2001:db8::1]:80`. One with a zone means something on one host alone, and is none.
+fn address(hop: &str) -> Option<IpAddr> {
+    let (host, port) = match hop.strip_prefix('[') {
+        Some(bracketed) => {
+            let (inside, after) = bracketed.split_once(']')?;
+            (IpAddr::V6(inside.parse().ok()?), after)
+        }
+        None => match hop.parse() {
+            Ok(address) => (address, ""),
+            Err(_) => {
+                let colon = hop.find(':')?;
+                (IpAddr::V4(hop[..colon].parse().ok()?), &hop[colon..])
+            }
+        },
+    };
+    let number =
+        |port: &str| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    let whole = port.is_empty() || port.strip_prefix(':').is_some_and(number);
+    whole.then(|| host.to_canonical())
 }
 
 #[cfg(test)]
@@ -453,32 +484,131 @@ mod tests {
         );
     }
 
+    /// What is passed on of these `X-Forwarded-For` lines, and the client behind them; 10.0.0.0/8
+    /// is trusted.
+    fn passed_on(lines: &[&str]) -> (String, Option<String>) {
+        let headers: Vec<_> = lines.iter().map(|v| ("x-forwarded-for", *v)).collect();
+        let head = written(&headers, true, |_| {});
+        let line = head
+            .lines()
+            .find_map(|l| l.strip_prefix("x-forwarded-for: "))
+            .unwrap();
+        let list = line
+            .strip_suffix("192.0.2.7")
+            .unwrap()
+            .trim_end_matches(", ");
+        let map: HeaderMap = lines
+            .iter()
+            .map(|v| (X_FORWARDED_FOR, HeaderValue::from_str(v).unwrap()))
+            .collect();
+        let trusted = |a: IpAddr| a.to_string().starts_with("10.");
+        let client = client_behind(&map, trusted).map(|a| a.to_string());
+        (list.into(), client)
+    }
+
     #[test]
     fn the_client_is_the_first_untrusted_hop_from_the_right() {
-        let trusted = |a: std::net::IpAddr| a.to_string().starts_with("10.");
-        let walk = |lines: &[&str]| {
-            let map: HeaderMap = lines
-                .iter()
-                .map(|v| (X_FORWARDED_FOR, HeaderValue::from_str(v).unwrap()))
-                .collect();
-            client_behind(&map, trusted).map(|a| a.to_string())
-        };
+        for (lines, client) in [
+            (
+                &["6.6.6.6, 198.51.100.1, 10.0.0.2"][..],
+                Some("198.51.100.1"),
+            ),
+            (&["6.6.6.6", "198.51.100.1, 10.0.0.2"], Some("198.51.100.1")),
+            (&["10.0.0.1, 10.0.0.2"], Some("10.0.0.1")),
+            (&["nonsense, 10.0.0.2"], Some("10.0.0.2")),
+            // Nobody vouches for what stands beyond.
+            (&["6.6.6.6, unknown, 10.0.0.2"], Some("10.0.0.2")),
+            (&["6.6.6.6, unknown"], None),
+            (&["6.6.6.6", "fe80::1%eth0, 10.0.0.2"], Some("10.0.0.2")),
+            (&["[2001:db8::1]:443"], Some("2001:db8::1")),
+            (&["198.51.100.1:50000, 10.0.0.2:1"], Some("198.51.100.1")),
+            (&["::ffff:198.51.100.1"], Some("198.51.100.1")),
+            (
+                &["6.6.6.6, ::ffff:10.0.0.1, [::ffff:10.0.0.2]:9"],
+                Some("6.6.6.6"),
+            ),
+            (&["unknown"], None),
+            (&[", ,"], None),
+            (&[], None),
+        ] {
+            assert_eq!(passed_on(lines).1.as_deref(), client, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn only_hops_that_are_addresses_are_passed_on() {
+        for good in [
+            "198.51.100.1",
+            "198.51.100.1:0",
+            "198.51.100.1:65535",
+            "2001:db8::1",
+            "[2001:db8::1]",
+            "[2001:db8::1]:443",
+            "::ffff:198.51.100.1",
+            "::",
+        ] {
+            assert_eq!(passed_on(&[good]).0, good);
+        }
+        for bad in [
+            "unknown",
+            "_x",
+            "for=\"_x\"",
+            "\"198.51.100.1\"",
+            "localhost",
+            "198.51.100",
+            "198.51.100.256",
+            "198.051.100.1",
+            "198.51.100.1:",
+            "198.51.100.1:65536",
+            "198.51.100.1:+80",
+            "198.51.100.1 80",
+            "[198.51.100.1]:80",
+            "[2001:db8::1",
+            "2001:db8::1]",
+            "[2001:db8::1]443",
+            "[2001:db8::1]:x",
+            "[2001:db8::1]evil",
+            "fe80::1%eth0",
+            "[fe80::1%1]:80",
+            "[fe80::1%eth0]",
+            ":80",
+            "[]",
+            "\u{e9}",
+        ] {
+            assert_eq!(passed_on(&[bad]), (String::new(), None), "{bad}");
+            let list = format!("6.6.6.6, {bad}, 10.0.0.1");
+            let expected = ("10.0.0.1".to_owned(), Some("10.0.0.1".to_owned()));
+            assert_eq!(passed_on(&[&list]), expected, "{bad}");
+        }
+    }
+
+    #[test]
+    fn lines_become_one_list_in_their_order() {
+        for (lines, list) in [
+            (
+                &["1.1.1.1", "2.2.2.2,3.3.3.3"][..],
+                "1.1.1.1, 2.2.2.2, 3.3.3.3",
+            ),
+            (&[" 1.1.1.1 ,,\t2.2.2.2, "], "1.1.1.1, 2.2.2.2"),
+            (&["1.1.1.1, _x", "2.2.2.2"], "2.2.2.2"),
+            (&["1.1.1.1", "unknown"], ""),
+            (&[""], ""),
+            (&[], ""),
+        ] {
+            assert_eq!(passed_on(lines).0, list, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn of_a_long_list_the_hops_nearest_to_us_are_kept() {
+        let all: Vec<_> = (0..200).map(|n| format!("10.0.0.{n}")).collect();
+        let (nearest, client) = (all[168..].join(", "), Some("10.0.0.168".to_owned()));
         assert_eq!(
-            walk(&["6.6.6.6, 198.51.100.1, 10.0.0.2"]).as_deref(),
-            Some("198.51.100.1")
+            passed_on(&[&all.join(",")]),
+            (nearest.clone(), client.clone())
         );
-        assert_eq!(
-            walk(&["6.6.6.6", "198.51.100.1, 10.0.0.2"]).as_deref(),
-            Some("198.51.100.1")
-        );
-        assert_eq!(walk(&["10.0.0.1, 10.0.0.2"]).as_deref(), Some("10.0.0.1"));
-        assert_eq!(walk(&["nonsense, 10.0.0.2"]).as_deref(), Some("10.0.0.2"));
-        assert_eq!(walk(&["[2001:db8::1]:443"]).as_deref(), Some("2001:db8::1"));
-        assert_eq!(
-            walk(&["::ffff:198.51.100.1"]).as_deref(),
-            Some("198.51.100.1")
-        );
-        assert_eq!(walk(&["unknown"]), None);
-        assert_eq!(walk(&[]), None);
+        let lines: Vec<_> = all.iter().map(String::as_str).collect();
+        assert_eq!(passed_on(&lines), (nearest, client));
+        assert_eq!(passed_on(&lines[..32]).0, all[..32].join(", "));
     }
 }

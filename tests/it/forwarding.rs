@@ -5,7 +5,7 @@ use http_body_util::BodyExt;
 use hyper::body::Frame;
 
 use super::support::{
-    Backend, Client, Gateway, Proto, Raw, Reply, find, full, stream, until, within,
+    Backend, Client, Gateway, KEY, Proto, Raw, Reply, find, full, stream, until, within,
 };
 
 #[tokio::test]
@@ -138,6 +138,52 @@ async fn a_trusted_proxy_is_believed_and_its_list_is_continued() {
     assert_eq!(seen.header("x-request-id").as_deref(), Some("given-1"));
     until("the request's line", || !gateway.requests().is_empty()).await;
     assert_eq!(gateway.requests()[0]["client"], "203.0.113.9");
+}
+
+#[tokio::test]
+async fn the_client_behind_a_trusted_proxy_is_the_same_for_limits_log_and_backend() {
+    let backend = Backend::well();
+    let setup = Gateway::before(&backend)
+        .toml("public.trusted_proxies = ['127.0.0.0/8']")
+        .toml("[[rate_limit.policy]]\nname = 'tests'\nper = 'client'\nrate = '1/1h'");
+    let gateway = setup.start().await;
+    let api = "/cobrowsing/api/visitors/list/latest";
+    let long: String = (0..200).map(|n| format!("6.6.6.{n}, ")).collect();
+    let lasts = long.split_inclusive(' ').skip(200 - 31).collect::<String>();
+    let forged = format!("{long}192.0.2.9");
+    let kept = format!("{lasts}192.0.2.9");
+    // What came, the client it means, whether it is over its limit, what the backend is told.
+    for (list, client, is_new, told) in [
+        ("192.0.2.7", "192.0.2.7", true, "192.0.2.7"),
+        ("192.0.2.7:555", "192.0.2.7", false, ""),
+        ("::ffff:192.0.2.7", "192.0.2.7", false, ""),
+        ("6.6.6.6, [::ffff:192.0.2.7]:80", "192.0.2.7", false, ""),
+        ("2001:db8::1", "2001:db8::1", true, "2001:db8::1"),
+        ("[2001:db8::2]:80", "2001:db8::2", false, ""),
+        ("6.6.6.6, unknown", "127.0.0.1", true, ""),
+        ("6.6.6.7, fe80::1%eth0", "127.0.0.1", false, ""),
+        ("6.6.6.8, _x, 127.0.0.9", "127.0.0.9", true, "127.0.0.9"),
+        (&forged, "192.0.2.9", true, &kept),
+    ] {
+        backend.forget();
+        let logged = gateway.requests().len();
+        let mut over = Client::connect(&gateway, Proto::H1).await;
+        let headers = [("authorization", KEY), ("x-forwarded-for", list)];
+        let reply = over.call("GET", api, &headers, "").await;
+        assert_eq!(reply.status, if is_new { 200 } else { 429 }, "{list}");
+        if is_new {
+            let hops = [told, "127.0.0.1"].join(", ");
+            let hops = hops.trim_start_matches(", ");
+            assert_eq!(
+                backend.only().header("x-forwarded-for").as_deref(),
+                Some(hops)
+            );
+        }
+        until("its line", || gateway.requests().len() == logged + 1).await;
+        let line = gateway.requests().remove(logged);
+        let logged = line["client"].as_str().or_else(|| line["peer"].as_str());
+        assert_eq!(logged, Some(client), "{list}");
+    }
 }
 
 #[tokio::test]
