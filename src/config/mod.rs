@@ -172,20 +172,23 @@ pub struct RateLimit {
 
 impl Default for RateLimit {
     fn default() -> Self {
-        let policy = |name: &str, per, count, burst| Policy {
+        let policy = |name: &str, matches, per, count, burst| Policy {
             name: name.into(),
+            matches,
             per,
             rate: Rate {
                 count: std::num::NonZeroU32::new(count).unwrap_or(std::num::NonZeroU32::MIN),
                 per: Span::secs(60).0,
             },
             burst: std::num::NonZeroU32::new(burst),
+            except: Vec::new(),
             enforce: true,
         };
         Self {
             policy: vec![
-                policy("key", Per::Key, 1200, 200),
-                policy("client", Per::Client, 600, 100),
+                policy("key", Match::Api, Per::Key, 1200, 200),
+                policy("client", Match::Api, Per::Client, 600, 100),
+                policy("failed_auth", Match::FailedAuth, Per::Client, 30, 10),
             ],
         }
     }
@@ -197,12 +200,18 @@ impl Default for RateLimit {
 pub struct Policy {
     /// Name in metrics, logs and answers: lower-case letters, digits, `_` and `-`.
     pub name: String,
+    /// What is counted.
+    #[serde(rename = "match", default)]
+    pub matches: Match,
     /// Whose requests are counted together.
     pub per: Per,
     /// How many in how long.
     pub rate: Rate,
     /// How many at once after a quiet time; default: the rate's count.
     pub burst: Option<std::num::NonZeroU32>,
+    /// Networks of clients that the policy does not hold for.
+    #[serde(default)]
+    pub except: Vec<IpNet>,
     /// `false`: count what would be refused, refuse nothing.
     #[serde(default = "yes")]
     pub enforce: bool,
@@ -210,6 +219,17 @@ pub struct Policy {
 
 fn yes() -> bool {
     true
+}
+
+/// What a policy counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Match {
+    /// Requests to the API with a right key.
+    #[default]
+    Api,
+    /// Those without one. A client that has no token left is refused before its key is looked at.
+    FailedAuth,
 }
 
 /// Whose requests a policy counts together.

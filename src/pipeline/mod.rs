@@ -126,16 +126,17 @@ async fn answer(
     let routed = snapshot.routes.judge(head.uri.path())?;
     record.route = routed.route;
 
-    // The key, then the limits: both for the API alone.
+    // The key and the limits, for the API alone. Who fails too often is not even heard.
     let client = client(&snapshot, session, &head.headers, record);
     if routed.route.is_api() {
-        let key = authorize(&snapshot, &session.worker.recorder, &head.headers, record)?;
-        snapshot
-            .rate_limits
-            .check(key, client)
-            .map_err(|limited| Reject::RateLimited {
-                retry_after: limited.retry_after,
+        snapshot.rate_limits.may_authenticate(client)?;
+        let key = authorize(&snapshot, &session.worker.recorder, &head.headers, record)
+            .inspect_err(|reject| {
+                if *reject != Reject::ApiNotEnabled {
+                    snapshot.rate_limits.failed_to_authenticate(client);
+                }
             })?;
+        snapshot.rate_limits.check(key, client)?;
     }
     let rest = match routed.place {
         Place::Below(rest) => rest,

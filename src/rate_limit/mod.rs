@@ -1,14 +1,18 @@
 //! How often: policies compiled from the configuration, counted by governor.
 
+mod clients;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
-use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, NotUntil, Quota, RateLimiter};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use ipnet::IpNet;
 
-use crate::config::{Per, Policy};
-use crate::peer::network;
+use crate::config::{Match, Per, Policy};
+use crate::reject::Reject;
 use crate::telemetry::PolicyCounters;
+use clients::{Clients, Until};
 
 /// A refusal by a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,14 +21,24 @@ pub struct Limited {
     pub retry_after: u32,
 }
 
+impl From<Limited> for Reject {
+    fn from(limited: Limited) -> Self {
+        Self::RateLimited {
+            retry_after: limited.retry_after,
+        }
+    }
+}
+
 /// The policies in force.
 pub struct RateLimits {
-    policies: Vec<Compiled>,
+    api: Vec<Compiled<Buckets>>,
+    failed_auth: Vec<Compiled<Clients>>,
     clock: DefaultClock,
 }
 
-struct Compiled {
-    buckets: Buckets,
+struct Compiled<B> {
+    buckets: B,
+    except: Box<[IpNet]>,
     enforce: bool,
     counters: PolicyCounters,
 }
@@ -32,7 +46,7 @@ struct Compiled {
 enum Buckets {
     /// One a key, at the key's position.
     Keys(Vec<DefaultDirectRateLimiter>),
-    Clients(DefaultKeyedRateLimiter<IpAddr>),
+    Clients(Clients),
 }
 
 impl RateLimits {
@@ -42,66 +56,113 @@ impl RateLimits {
         keys: usize,
         counters: impl Fn(&Policy) -> PolicyCounters,
     ) -> Self {
-        let compile = |policy: &Policy| {
+        let (mut api, mut failed_auth) = (Vec::new(), Vec::new());
+        for policy in policies {
             let quota = quota(policy);
-            Compiled {
-                buckets: match policy.per {
-                    Per::Key => {
-                        Buckets::Keys((0..keys).map(|_| RateLimiter::direct(quota)).collect())
-                    }
-                    Per::Client => Buckets::Clients(RateLimiter::keyed(quota)),
-                },
-                enforce: policy.enforce,
-                counters: counters(policy),
+            let counters = counters(policy);
+            match (policy.matches, policy.per) {
+                (Match::Api, Per::Key) => {
+                    let keys = (0..keys).map(|_| RateLimiter::direct(quota)).collect();
+                    api.push(Compiled::new(policy, Buckets::Keys(keys), counters));
+                }
+                (Match::Api, Per::Client) => {
+                    let clients = Buckets::Clients(Clients::new(quota));
+                    api.push(Compiled::new(policy, clients, counters));
+                }
+                // Who failed has no key.
+                (Match::FailedAuth, _) => {
+                    failed_auth.push(Compiled::new(policy, Clients::new(quota), counters));
+                }
             }
-        };
+        }
         // Clients first: one that is over its own limit takes nothing from the key's.
-        let mut policies: Vec<&Policy> = policies.iter().collect();
-        policies.sort_by_key(|policy| policy.per == Per::Key);
+        api.sort_by_key(|policy| matches!(policy.buckets, Buckets::Keys(_)));
         Self {
-            policies: policies.into_iter().map(compile).collect(),
+            api,
+            failed_auth,
             clock: DefaultClock::default(),
         }
     }
 
     /// Judges one request of the key at `key` from `client`: every policy has to admit it.
     pub fn check(&self, key: usize, client: IpAddr) -> Result<(), Limited> {
-        for policy in &self.policies {
+        for policy in self.api.iter().filter(|policy| policy.holds_for(client)) {
             let judged = match &policy.buckets {
                 Buckets::Keys(keys) => keys[key].check(),
-                Buckets::Clients(clients) => clients.check_key(&network(client)),
+                Buckets::Clients(clients) => clients.take(client),
             };
             match judged {
                 Ok(()) => policy.counters.admitted.inc(),
-                Err(until) => {
-                    policy.counters.limited.inc();
-                    if policy.enforce {
-                        return Err(Limited {
-                            retry_after: self.seconds(&until),
-                        });
-                    }
-                }
+                Err(until) => self.limited(policy, &until)?,
             }
         }
         Ok(())
     }
 
-    /// Forgets clients whose buckets are full again; to be called now and then.
-    pub fn forget_quiet_clients(&self) {
-        for policy in &self.policies {
-            if let Buckets::Clients(clients) = &policy.buckets {
-                clients.retain_recent();
-                clients.shrink_to_fit();
+    /// Whether `client` may show a key. Who has failed too often may not, also with the right one:
+    /// the answer would tell a guess that was right from one that was wrong.
+    pub fn may_authenticate(&self, client: IpAddr) -> Result<(), Limited> {
+        for policy in &self.failed_auth {
+            if policy.holds_for(client)
+                && let Err(until) = policy.buckets.look(client)
+            {
+                self.limited(policy, &until)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The key of `client` was wrong or missing.
+    pub fn failed_to_authenticate(&self, client: IpAddr) {
+        for policy in &self.failed_auth {
+            if policy.holds_for(client) && policy.buckets.take(client).is_ok() {
+                policy.counters.admitted.inc();
             }
         }
     }
 
-    fn seconds(&self, until: &NotUntil<<DefaultClock as Clock>::Instant>) -> u32 {
+    /// Forgets clients whose buckets are full again; to be called now and then.
+    pub fn forget_quiet_clients(&self) {
+        for policy in &self.api {
+            if let Buckets::Clients(clients) = &policy.buckets {
+                clients.forget_quiet();
+            }
+        }
+        for policy in &self.failed_auth {
+            policy.buckets.forget_quiet();
+        }
+    }
+
+    fn limited<B>(&self, policy: &Compiled<B>, until: &Until) -> Result<(), Limited> {
+        policy.counters.limited.inc();
+        if policy.enforce {
+            let retry_after = self.seconds(until);
+            return Err(Limited { retry_after });
+        }
+        Ok(())
+    }
+
+    fn seconds(&self, until: &Until) -> u32 {
         let wait: Duration = until.wait_time_from(self.clock.now());
         // Rounded up: who comes when told must be admitted.
         u32::try_from(wait.as_millis().div_ceil(1000))
             .unwrap_or(u32::MAX)
             .max(1)
+    }
+}
+
+impl<B> Compiled<B> {
+    fn new(policy: &Policy, buckets: B, counters: PolicyCounters) -> Self {
+        Self {
+            buckets,
+            except: policy.except.as_slice().into(),
+            enforce: policy.enforce,
+            counters,
+        }
+    }
+
+    fn holds_for(&self, client: IpAddr) -> bool {
+        !self.except.iter().any(|network| network.contains(&client))
     }
 }
 
@@ -122,19 +183,31 @@ mod tests {
     use crate::config::units::Rate;
     use crate::telemetry::Metrics;
 
-    fn limits(per: Per, burst: u32, enforce: bool) -> RateLimits {
-        let policy = Policy {
+    fn policy(matches: Match, per: Per, burst: u32) -> Policy {
+        Policy {
             name: "p".into(),
+            matches,
             per,
             rate: Rate {
                 count: NonZeroU32::new(1).unwrap(),
                 per: Duration::from_secs(60),
             },
             burst: NonZeroU32::new(burst),
-            enforce,
-        };
+            except: Vec::new(),
+            enforce: true,
+        }
+    }
+
+    fn compile(policy: Policy) -> RateLimits {
         let metrics = Metrics::new().unwrap();
         RateLimits::new(&[policy], 2, |p| metrics.policy(&p.name, p.enforce))
+    }
+
+    fn limits(per: Per, burst: u32, enforce: bool) -> RateLimits {
+        compile(Policy {
+            enforce,
+            ..policy(Match::Api, per, burst)
+        })
     }
 
     #[test]
@@ -172,6 +245,48 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(limits.check(0, "192.0.2.1".parse().unwrap()), Ok(()));
         }
-        assert_eq!(limits.policies[0].counters.limited.get(), 2);
+        assert_eq!(limits.api[0].counters.limited.get(), 2);
+    }
+
+    #[test]
+    fn who_failed_too_often_is_not_heard_and_looking_costs_nothing() {
+        let limits = compile(policy(Match::FailedAuth, Per::Client, 2));
+        let client = "2001:db8::1".parse().unwrap();
+        for _ in 0..2 {
+            assert_eq!(limits.may_authenticate(client), Ok(()));
+            limits.failed_to_authenticate(client);
+        }
+        for address in ["2001:db8::1", "2001:db8::ffff:2"] {
+            let Err(Limited { retry_after }) = limits.may_authenticate(address.parse().unwrap())
+            else {
+                panic!("{address} is of the network that failed")
+            };
+            assert!((59..=60).contains(&retry_after), "{retry_after}");
+        }
+        let other = "2001:db8:0:1::1".parse().unwrap();
+        assert_eq!(limits.may_authenticate(other), Ok(()));
+        assert_eq!(limits.check(0, client), Ok(()), "requests are not counted");
+        let counters = &limits.failed_auth[0].counters;
+        assert_eq!((counters.admitted.get(), counters.limited.get()), (2, 2));
+    }
+
+    #[test]
+    fn a_policy_does_not_hold_for_its_exceptions() {
+        for matches in [Match::Api, Match::FailedAuth] {
+            let limits = compile(Policy {
+                except: vec!["10.0.0.0/8".parse().unwrap()],
+                ..policy(matches, Per::Client, 1)
+            });
+            for (client, held) in [("10.1.2.3", false), ("192.0.2.1", true)] {
+                let client = client.parse().unwrap();
+                let once = || {
+                    limits.may_authenticate(client)?;
+                    limits.failed_to_authenticate(client);
+                    limits.check(0, client)
+                };
+                assert_eq!(once(), Ok(()));
+                assert_eq!(once().is_err(), held, "{matches:?} {client}");
+            }
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
-use crate::config::{Config, ConfigError, Workers};
+use crate::config::{Config, ConfigError, Match, Per, Workers};
 use crate::rate_limit::RateLimits;
 use crate::stages::auth::Keys;
 use crate::stages::headers::Forwarded;
@@ -214,6 +214,13 @@ fn policies(config: &Config, keys: usize, metrics: &Metrics) -> Result<RateLimit
                 "rate_limit.policy.name",
                 &policy.name,
                 "a name that no other policy has",
+            ));
+        }
+        if (policy.matches, policy.per) == (Match::FailedAuth, Per::Key) {
+            return Err(ConfigError::new(
+                "rate_limit.policy.per",
+                "key",
+                "\"client\" where match = \"failed_auth\": who failed has no key",
             ));
         }
     }

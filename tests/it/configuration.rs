@@ -88,6 +88,22 @@ fn a_mistake_in_the_file_is_named_with_what_is_allowed() {
             "[timeouts]\nproxy_header = 5\n",
             &["gateway.toml:7:", "proxy_header", "30s"],
         ),
+        (
+            "[[rate_limit.policy]]\nname = 'a'\nmatch = 'failed_auth'\nper = 'key'\nrate = '1/1s'\n",
+            &["rate_limit.policy.per", "\"client\"", "failed_auth"],
+        ),
+        (
+            "[[rate_limit.policy]]\nname = 'a'\nmatch = 'all'\nper = 'key'\nrate = '1/1s'\n",
+            &["gateway.toml:8:", "all", "failed_auth"],
+        ),
+        (
+            "[[rate_limit.policy]]\nname = 'a'\nper = 'key'\nrate = '1/1s'\nexcept = ['10.0.0.0/99']\n",
+            &["gateway.toml:10:", "except"],
+        ),
+        (
+            "[limits]\nconnections_per_client = 0\n",
+            &["gateway.toml:7:", "whole number from 1", "off"],
+        ),
         ("not toml\n", &["gateway.toml:6:"]),
     ] {
         let folder = Folder::new().with_certificate();

@@ -19,6 +19,7 @@ mod base_path;
 mod configuration;
 mod contract;
 mod deadlines;
+mod failed_auth;
 mod forwarding;
 mod hostile;
 mod house;

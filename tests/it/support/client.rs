@@ -143,6 +143,18 @@ impl Client {
         Self::on(stream, proto).await
     }
 
+    /// Over a connection that is there.
+    pub async fn over_tcp(stream: TcpStream, proto: Proto) -> Self {
+        let stream = tls_over(
+            stream,
+            "localhost",
+            &[proto.alpn()],
+            rustls::DEFAULT_VERSIONS,
+        )
+        .await;
+        Self::on(stream.unwrap(), proto).await
+    }
+
     async fn on(stream: TlsStreamOf, proto: Proto) -> Self {
         let alpn = proto.alpn();
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(alpn.as_bytes()));

@@ -104,6 +104,12 @@ impl Setup {
         self
     }
 
+    /// The limits that the gateway has without any in its file.
+    pub fn with_default_limits(mut self) -> Self {
+        self.table.remove("rate_limit");
+        self
+    }
+
     /// Do not wait until it is ready, only until it has started.
     pub fn unready(mut self) -> Self {
         self.ready = false;
