@@ -722,6 +722,30 @@ async fn nothing_is_carried_before_both_sides_agreed() {
 }
 
 #[tokio::test]
+async fn a_thousand_requests_at_once_are_answered_one_by_one_in_their_order() {
+    let backend = Backend::echoes_the_request();
+    let gateway = Gateway::before(&backend).start().await;
+    let mut raw = Raw::connect(&gateway).await;
+    let all: String = (0..1000)
+        .map(|n| {
+            let body = n.to_string();
+            let length = body.len();
+            format!("POST /cobrowsing/{n} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n{body}")
+        })
+        .collect();
+    raw.say(all).await;
+    for n in 0..1000 {
+        assert_eq!(raw.answer().await.text(), n.to_string(), "3.6");
+    }
+    // One at a time upstream, too.
+    assert_eq!(
+        (backend.requests().len(), backend.connections()),
+        (1000, 1),
+        "3.6"
+    );
+}
+
+#[tokio::test]
 async fn a_body_with_a_length_and_chunks_is_refused() {
     let chunked = "5\r\nhello\r\n0\r\n\r\n";
     let cases = [
