@@ -1,5 +1,63 @@
 //! What clients and backends do on purpose. Tables of attacks, each sent in every way there is, and
 //! the proof that what is honest and looks like them still passes.
+//!
+//! The numbers are those of the record of other gateways' security bugs that the tests are named
+//! after in their messages. What a case is, and where it is tried:
+//!
+//! | Case | What | Where |
+//! |---|---|---|
+//! | P1 to P8, P11 | dots, escapes, slashes, letter case, parameters in a path | `paths::the_path_that_is_judged_is_the_path_that_is_forwarded` |
+//! | P9 | a raw fragment | `paths::not_held_yet` |
+//! | P10 | controls and overlong UTF-8 | `paths::the_path_that_is_judged…`, `paths::targets_that_are_no_paths_are_refused` |
+//! | P12 | an absolute target and another host | `paths::a_target_and_a_host_that_name_two_servers_reach_neither` |
+//! | P13 | CONNECT, TRACE, `*`, no slash | `paths::targets_that_are_no_paths_are_refused` |
+//! | P14 | beside the base path, and without its slash | `paths::the_path_that_is_judged…`, `paths::the_base_path_itself_is_sent_to_the_one_with_a_slash` |
+//! | P15 | spellings of the host | `paths::only_our_own_hosts_are_answered_however_they_are_spelled`, `paths::a_target_and_a_host…` |
+//! | P16 | headers that name a path or a method | `paths::headers_that_name_another_path_or_method_decide_nothing_and_go_no_further` |
+//! | A1 | no key configured | `keys::a_closed_api_is_closed_for_every_key_and_its_pages_are_open` |
+//! | A2 | empty and unreadable key files | `configuration::the_key_comes_from_a_file_and_an_empty_or_unreadable_one_closes_the_api` |
+//! | A3, A6 | values that are nearly the key | `keys::only_the_exact_value_is_the_key_and_space_around_it_is_none_of_it` |
+//! | A4 | two lines | `keys::two_lines_of_authorization_are_refused_however_their_names_are_spelled` |
+//! | A5 | aliases, trailers, folded lines | `keys::what_only_looks_like_a_credential_is_none`, `keys::a_key_that_comes_after_the_head_comes_too_late` |
+//! | A7, A8 | probes, preflights, odd methods | `keys::no_path_and_no_method_of_the_api_is_exempt`, `keys::what_only_looks_like_a_credential_is_none` |
+//! | A9 | the time a comparison takes | constant-time digests, `stages/auth.rs`; not measured here |
+//! | A10 | a flood of wrong keys | `key::missing_and_wrong_keys_get_the_same_answer`; nothing slows it |
+//! | A11 | a key changed while connections are open | nowhere: nothing is reloaded yet |
+//! | A12 | streams of one connection | `keys::streams_of_one_connection_are_judged_each_by_itself` |
+//! | A13 | `Connection: authorization` | `keys::the_key_cannot_be_named_away_by_connection` |
+//! | A14 | an upgrade to the API | `keys::an_upgrade_to_the_api_without_the_key_is_no_way_in` |
+//! | S1 | a length and chunks | `framing::not_held_yet` |
+//! | S2, S3 | other codings, other lengths | `framing::a_body_that_could_end_in_two_places_is_refused_and_ends_the_connection`, `framing::an_unusual_but_sound_length…` |
+//! | S4 | HTTP/1.0 | `framing::an_old_version_has_no_chunks_and_its_connection_no_second_meaning` |
+//! | S5 | chunks | `framing::a_malformed_chunk_ends_the_request_before_it_is_whole`, `framing::extensions_of_chunks…`, `framing::not_held_yet` |
+//! | S6 | what stands behind a handshake | `framing::without_a_101_what_follows_a_handshake_is_the_next_request_and_no_tunnel` |
+//! | S7, S8 | other protocols, half handshakes | `framing::no_other_protocol_is_spoken_on_and_no_half_handshake_is_passed` |
+//! | S9 | a 101 that is none | `answers::a_101_that_is_no_answer_to_the_handshake_opens_nothing` |
+//! | S10 | bodies that nobody reads | `framing::the_unread_body_of_an_answered_request_is_never_the_next_request` |
+//! | S11 | `Expect` | `framing::who_expects_100_continue_is_never_read_out_of_step` |
+//! | S12 | malformed heads | `framing::a_head_that_is_malformed_is_refused_and_ends_the_connection`, `framing::not_held_yet` |
+//! | S13 | trailers | `framing::trailers_change_nothing_and_go_no_further` |
+//! | S14 | answers | the other tests of `answers` |
+//! | S15 | early data | `framing::nothing_is_carried_before_both_sides_agreed` |
+//! | H1 | `Connection` that names ours | `headers::what_the_gateway_writes_cannot_be_named_away` |
+//! | H2 | aliases | `headers::no_alias_of_a_managed_header_goes_further` |
+//! | H3 | the way a request came | `headers::what_an_untrusted_client_says_of_its_way_is_rebuilt`, `headers::a_trusted_proxys_list…`, `headers::not_held_yet` |
+//! | H4 | PROXY | `headers::a_proxy_header_that_is_not_expected_gets_no_http` |
+//! | H5 | hosts beside an authority | `headers::host_lines_beside_an_authority_must_agree_with_it_and_be_one` |
+//! | H6, H7 | what ends with the connection | `headers::what_ends_with_the_connection_goes_no_further` |
+//! | D1 | rapid reset | `http2::streams_that_are_reset_as_soon_as_they_are_opened_end_the_connection`, `http2::streams_that_are_reset_once…` |
+//! | D2 | made to reset | `http2::who_makes_us_reset_its_streams_is_sent_away` |
+//! | D3 | CONTINUATION | `http2::a_head_that_never_ends_ends_the_connection` |
+//! | D4 | HPACK bombs | `http2::a_small_block_that_unfolds…`, `http2::large_heads_on_every_stream…`, `http2::not_held_yet` |
+//! | D5 | names without number | `http2::more_different_names_than_a_map_can_hold_are_no_panic` |
+//! | D6 | floods, and the honest upload | `http2::floods_of_small_frames…`, `http2::a_slow_upload_in_small_frames_is_honest` |
+//! | D7 | clients that never read | `http2::who_takes_no_answers_costs_no_more_than_what_is_on_the_way`, `http2::not_held_yet` |
+//! | D8 | heads that HTTP/1.1 would read otherwise | `http2::a_head_that_would_be_another_over_http_1_is_never_written` |
+//! | D9 | storms | `http2::storms_of_resets_deadlines_and_late_answers_leave_no_request_behind` |
+//! | 3.6 | deadlines and limits | `limits`, `deadlines`; pipelining: `framing::a_thousand_requests_at_once…` |
+//! | 3.7 | logs and refusals | `logs`, `operators::each_request_is_one_line_and_no_secret_is_in_any` |
+//!
+//! What is in a `not_held_yet` fails: it says how it must be.
 
 mod answers;
 mod framing;
