@@ -79,6 +79,8 @@ impl Backend {
     /// As [`Self::new`], on a listener that is there.
     pub fn on(listener: TcpListener, script: impl Fn(&mut Conn) + Send + Sync + 'static) -> Self {
         let address = listener.local_addr().unwrap();
+        // Many at once must not wait for a second SYN.
+        socket2::SockRef::from(&listener).listen(4096).unwrap();
         let shared = Arc::<Shared>::default();
         let (script, owner) = (Arc::new(script), Arc::clone(&shared));
         std::thread::spawn(move || {
