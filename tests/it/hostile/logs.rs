@@ -1,5 +1,4 @@
-//! What the gateway writes: no secret of anybody in any place, and one line is one line
-//! (PEERS 2.7 and 3.7).
+//! What the gateway writes: no secret of anybody in any place, and one line is one line (3.7).
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
