@@ -9,9 +9,9 @@
 //! - [`pipeline`]: the life of a request, top to bottom.
 //! - [`snapshot`]: everything in force now.
 //! - [`stages`]: pure decisions on heads. [`rate_limit`]. [`tls`]. [`upstream`]: the backend's side.
-//! - [`telemetry`]: metrics, log, the record of a request.
-//! - [`config`], [`names`], [`reject`], [`body`], [`framing`], [`peer`], [`drain`]: words everyone
-//!   may use.
+//! - [`telemetry`]: metrics, log, the record of a request. [`path`]: the canonical path.
+//! - [`config`], [`names`], [`reject`], [`body`], [`framing`], [`peer`], [`drain`]:
+//!   words everyone may use.
 //!
 //! Beside the house stands `visitor`, the built-in backend: it imports nothing of the gateway and
 //! is reached only through a socket.
@@ -23,6 +23,7 @@ pub mod downstream;
 pub mod drain;
 pub mod framing;
 pub mod names;
+pub mod path;
 pub mod peer;
 pub mod pipeline;
 pub mod rate_limit;

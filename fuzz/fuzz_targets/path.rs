@@ -2,7 +2,7 @@
 //! parameters or resolves dots; and nothing leaves the base path.
 #![no_main]
 
-use cobrowse_gateway::stages::path::{Compat, canonical};
+use cobrowse_gateway::path::{Compat, canonical};
 use cobrowse_gateway::stages::route::{Place, Routes};
 use libfuzzer_sys::fuzz_target;
 

@@ -3,7 +3,7 @@
 use http::Uri;
 
 use crate::config::ConfigError;
-use crate::stages::path::{Compat, canonical};
+use crate::path::{Compat, canonical};
 
 /// Host, port and base path.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,10 +11,10 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
 use crate::config::{Config, ConfigError, Match, Per, Workers};
+use crate::path::Compat;
 use crate::rate_limit::RateLimits;
 use crate::stages::auth::Keys;
 use crate::stages::headers::Forwarded;
-use crate::stages::path::Compat;
 use crate::stages::rewrite::{Rewrite, Tree};
 use crate::stages::route::Routes;
 use crate::telemetry::Metrics;

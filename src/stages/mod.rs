@@ -2,7 +2,6 @@
 
 pub mod auth;
 pub mod headers;
-pub mod path;
 pub mod rewrite;
 pub mod route;
 pub mod websocket;

@@ -6,8 +6,8 @@ use std::borrow::Cow;
 use http::Uri;
 use http::uri::Authority;
 
-use super::path::{Canonical, Compat, canonical, decoded_once, readings};
 use crate::names::Route;
+use crate::path::{Canonical, Compat, canonical, decoded_once, readings};
 use crate::reject::Reject;
 
 /// The base path, the API's place in it, and the hosts that are ours.

@@ -12,7 +12,7 @@ fn floor(module: &str) -> u8 {
         "pipeline" => 4,
         "snapshot" => 3,
         "stages" | "rate_limit" | "tls" | "upstream" => 2,
-        "telemetry" => 1,
+        "telemetry" | "path" => 1,
         "config" | "names" | "reject" | "body" | "framing" | "peer" | "drain" => 0,
         other => panic!("src/{other} has no floor: give it one in tests/it/house.rs and DESIGN"),
     }

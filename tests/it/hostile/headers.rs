@@ -221,7 +221,7 @@ async fn a_trusted_proxys_list_that_cannot_be_read_names_no_client() {
         ("203.0.113.1, junk", None),
         ("203.0.113.1, for=\"_x\"", None),
         ("203.0.113.1, fe80::1%eth0", None),
-        ("203.0.113.1, ", None),
+        ("203.0.113.1, ", Some("203.0.113.1")),
         ("203.0.113.1, \u{fc}", None),
         ("203.0.113.1, 0x7f.1", None),
         ("203.0.113.1, 1.2.3.4.5", None),

@@ -164,7 +164,7 @@ pub fn readings(path: &str) -> Vec<String> {
 }
 
 /// Each escape decoded; what is none stays.
-pub(super) fn decoded_once(raw: &[u8]) -> Vec<u8> {
+pub fn decoded_once(raw: &[u8]) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(raw.len());
     let mut rest = raw;
     while let Some((byte, after)) = rest.split_first() {
