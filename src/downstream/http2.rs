@@ -37,18 +37,21 @@ pub(super) fn serve(
         patience: limits.write_stall,
     };
     let fields = limits.header_count;
+    let abandoned: Rc<Abandoned> = Rc::default();
     let service = {
+        let abandoned = Rc::clone(&abandoned);
         let session = Rc::clone(&session);
         service_fn(move |request: http::Request<_>| {
             let pace = Rc::new(Pace::default());
             newest.set(Some(Rc::clone(&pace)));
             // Each cookie crumb and each repetition counts.
             let flaw = (request.headers().len() > fields).then_some(Reject::HeaderFieldsTooLarge);
+            let unfinished = Unfinished::new(&abandoned);
             let answering =
                 pipeline::handle(Rc::clone(&session), request.map(Inbound::Http2), flaw);
             async move {
                 let answer = answering.await;
-                Ok::<_, Infallible>(answer.map(|body| Paced::new(body, pace)))
+                Ok::<_, Infallible>(answer.map(|body| Paced::new(body, pace, unfinished)))
             }
         })
     };
@@ -82,6 +85,10 @@ pub(super) fn serve(
             if done || matches!(flushed, Poll::Ready(Err(_))) || cut.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
+            if abandoned.too_many() {
+                session.worker.recorder.metrics.reset_floods.inc();
+                return Poll::Ready(());
+            }
             let late = ready!(clock.as_mut().poll(cx));
             if late == Late::Write {
                 session.count_stall();
@@ -101,6 +108,46 @@ pub(super) fn serve(
     }
 }
 
+/// Requests of a connection, and how many of them the client gave up. The library counts those it
+/// had not seen yet when they were reset; these had reached the backend.
+#[derive(Default)]
+struct Abandoned {
+    requests: Cell<u32>,
+    given_up: Cell<u32>,
+}
+
+impl Abandoned {
+    /// People leave pages; nobody leaves most of hundreds (CVE-2023-44487).
+    fn too_many(&self) -> bool {
+        self.given_up.get() > 300 && self.given_up.get() > self.requests.get() / 2
+    }
+}
+
+/// One request of them; dropped before its answer is through, it was given up.
+struct Unfinished {
+    of: Rc<Abandoned>,
+    answered: bool,
+}
+
+impl Unfinished {
+    fn new(of: &Rc<Abandoned>) -> Self {
+        of.requests.set(of.requests.get().saturating_add(1));
+        Self {
+            of: Rc::clone(of),
+            answered: false,
+        }
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.answered {
+            let count = &self.of.given_up;
+            count.set(count.get().saturating_add(1));
+        }
+    }
+}
+
 /// Since when the client could take more of an answer and does not: what its stream's window does
 /// not admit is not asked for.
 type Pace = Cell<Option<Instant>>;
@@ -115,16 +162,20 @@ struct Paced {
     pace: Rc<Pace>,
     /// What is left of the last piece.
     rest: Bytes,
+    request: Unfinished,
 }
 
 impl Paced {
-    fn new(body: AnswerBody, pace: Rc<Pace>) -> Self {
+    fn new(body: AnswerBody, pace: Rc<Pace>, request: Unfinished) -> Self {
         pace.set(Some(Instant::now()));
-        Self {
+        let mut this = Self {
             body,
             pace,
             rest: Bytes::new(),
-        }
+            request,
+        };
+        this.request.answered = this.is_end_stream();
+        this
     }
 }
 
@@ -141,11 +192,16 @@ impl Body for Paced {
         if this.rest.is_empty() {
             match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
                 Some(Ok(frame)) => this.rest = frame.into_data().unwrap_or_default(),
-                ended => return Poll::Ready(ended),
+                ended => {
+                    // Broken off by the backend, or whole: neither is the client's doing.
+                    this.request.answered = true;
+                    return Poll::Ready(ended);
+                }
             }
         }
         this.pace.set(Some(Instant::now()));
         let piece = this.rest.split_to(PIECE.min(this.rest.len()));
+        this.request.answered = this.is_end_stream();
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 

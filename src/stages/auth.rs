@@ -131,4 +131,39 @@ mod tests {
     fn debug_shows_no_key() {
         assert!(!format!("{:?}", Keys::new([("rest_key", "canary")])).contains("canary"));
     }
+
+    /// A slope of one nanosecond a character would show: the whole key is 64 characters, a check
+    /// takes some hundreds of nanoseconds, and the quickest of many rounds knows no noise.
+    #[test]
+    fn how_much_of_a_key_is_right_takes_no_time() {
+        let right = "k".repeat(64);
+        let keys = Keys::new([("a", &*right)]);
+        let wrong: Vec<HeaderMap> = [0, 16, 32, 48, 63]
+            .map(|n| format!("{}{}", "k".repeat(n), "x".repeat(64 - n)))
+            .iter()
+            .map(|value| {
+                [(AUTHORIZATION, value.parse().unwrap())]
+                    .into_iter()
+                    .collect()
+            })
+            .collect();
+        let mut quickest = [std::time::Duration::MAX; 5];
+        for _ in 0..200 {
+            for (headers, quickest) in wrong.iter().zip(&mut quickest) {
+                let begun = std::time::Instant::now();
+                for _ in 0..100 {
+                    assert!(keys.check(std::hint::black_box(headers)).is_err());
+                }
+                *quickest = begun.elapsed().min(*quickest);
+            }
+        }
+        let (least, most) = (
+            quickest.iter().min().unwrap(),
+            quickest.iter().max().unwrap(),
+        );
+        assert!(
+            most.as_secs_f64() < least.as_secs_f64() * 1.15,
+            "{quickest:?}"
+        );
+    }
 }

@@ -108,6 +108,7 @@ pub struct Metrics {
     pub connections_h2: IntGauge,
     pub connections_refused: IntCounter,
     pub connections_refused_client: IntCounter,
+    pub reset_floods: IntCounter,
     pub write_stalls: IntCounter,
     pub accept_errors: IntCounter,
     proxy_protocol_failures: [IntCounter; ProxyFailure::ALL.len()],
@@ -253,6 +254,11 @@ impl Metrics {
             connections_h2: connections.with_label_values(&["public", "h2"]),
             connections_refused: refused.with_label_values(&["total"]),
             connections_refused_client: refused.with_label_values(&["client"]),
+            reset_floods: counter(
+                &r,
+                "gateway_h2_reset_floods_total",
+                "HTTP/2 connections ended because the client gave up most of its requests.",
+            )?,
             write_stalls: counter(
                 &r,
                 "gateway_write_stalls_total",

@@ -20,8 +20,8 @@
 //! | A4 | two lines | `keys::two_lines_of_authorization_are_refused_however_their_names_are_spelled` |
 //! | A5 | aliases, trailers, folded lines | `keys::what_only_looks_like_a_credential_is_none`, `keys::a_key_that_comes_after_the_head_comes_too_late` |
 //! | A7, A8 | probes, preflights, odd methods | `keys::no_path_and_no_method_of_the_api_is_exempt`, `keys::what_only_looks_like_a_credential_is_none` |
-//! | A9 | the time a comparison takes | constant-time digests, `stages/auth.rs`; not measured here |
-//! | A10 | a flood of wrong keys | `key::missing_and_wrong_keys_get_the_same_answer`; nothing slows it |
+//! | A9 | the time a comparison takes | `stages::auth::tests::how_much_of_a_key_is_right_takes_no_time` |
+//! | A10 | a flood of wrong keys | `failed_auth` |
 //! | A11 | a key changed while connections are open | nowhere: nothing is reloaded yet |
 //! | A12 | streams of one connection | `keys::streams_of_one_connection_are_judged_each_by_itself` |
 //! | A13 | `Connection: authorization` | `keys::the_key_cannot_be_named_away_by_connection` |
@@ -42,7 +42,7 @@
 //! | H1 | `Connection` that names ours | `headers::what_the_gateway_writes_cannot_be_named_away` |
 //! | H2 | aliases | `headers::no_alias_of_a_managed_header_goes_further` |
 //! | H3 | the way a request came | `headers::what_an_untrusted_client_says_of_its_way_is_rebuilt`, `headers::a_trusted_proxys_list…` |
-//! | H4 | PROXY | `headers::a_proxy_header_that_is_not_expected_gets_no_http` |
+//! | H4 | PROXY | `proxy_protocol`, `headers::a_proxy_header_that_is_not_expected_gets_no_http` |
 //! | H5 | hosts beside an authority | `headers::host_lines_beside_an_authority_must_agree_with_it_and_be_one` |
 //! | H6, H7 | what ends with the connection | `headers::what_ends_with_the_connection_goes_no_further` |
 //! | D1 | rapid reset | `http2::streams_that_are_reset_as_soon_as_they_are_opened_end_the_connection`, `http2::streams_that_are_reset_once…` |
