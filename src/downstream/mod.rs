@@ -9,7 +9,7 @@ mod http1;
 mod http2;
 mod limits;
 mod listener;
-mod proxy;
+pub mod proxy;
 mod wire;
 
 pub use limits::Limits;

@@ -23,7 +23,7 @@ const LONGEST_V2: usize = 4 << 10;
 const LOCAL: u8 = 0x20;
 
 /// Reads the header. `None`: it names nobody, and the connection's own address stands.
-pub(super) async fn header(stream: &mut TcpStream) -> Result<Option<SocketAddr>, ProxyFailure> {
+pub async fn header(stream: &mut TcpStream) -> Result<Option<SocketAddr>, ProxyFailure> {
     let mut start = [0; START];
     let mut got = 0;
     while got < START {

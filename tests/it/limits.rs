@@ -398,3 +398,65 @@ async fn only_tls_1_3_is_spoken_where_that_is_asked_for() {
     let mut client = Client::over(&gateway, Proto::H1, &[&rustls::version::TLS13]).await;
     assert_eq!(client.get("/cobrowsing/x").await.status, 200);
 }
+
+#[tokio::test]
+async fn who_has_no_files_left_goes_on_accepting_when_there_are_some() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+    let backend = Backend::well();
+    let gateway = Gateway::before(&backend).start().await;
+    assert_eq!(
+        Client::connect(&gateway, Proto::H1)
+            .await
+            .get("/cobrowsing/x")
+            .await
+            .status,
+        200
+    );
+    let pid = gateway.pid();
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .count() as u64;
+    let few = Rlimit {
+        current: Some(open + 8),
+        maximum: Some(open + 8),
+    };
+    prlimit(Pid::from_raw(pid as i32), Resource::Nofile, few).unwrap();
+    let mut idle = Vec::new();
+    for _ in 0..32 {
+        idle.push(TcpStream::connect(gateway.listen).await.unwrap());
+    }
+    until("an error of accept", || {
+        !gateway.events("cannot accept").is_empty()
+    })
+    .await;
+    drop(idle);
+    let mut client = Client::connect(&gateway, Proto::H2).await;
+    assert_eq!(client.get("/cobrowsing/x").await.status, 200);
+    assert!(gateway.metric("gateway_accept_errors_total").await >= 1.0);
+}
+
+#[tokio::test]
+async fn a_thousand_idle_and_half_begun_connections_keep_nobody_out() {
+    let backend = Backend::well();
+    let gateway = Gateway::before(&backend)
+        .toml("limits.connections_per_client = 'off'")
+        .start()
+        .await;
+    let mut held = Vec::new();
+    for _ in 0..900 {
+        held.push(TcpStream::connect(gateway.listen).await.unwrap());
+    }
+    let mut half = Vec::new();
+    for _ in 0..100 {
+        let mut raw = Raw::connect(&gateway).await;
+        raw.say("GET /cobrowsing/x HTTP/1.1\r\nhost: loc").await;
+        half.push(raw);
+    }
+    for proto in Proto::BOTH {
+        let mut client = Client::connect(&gateway, proto).await;
+        let asked = std::time::Instant::now();
+        assert_eq!(client.get("/cobrowsing/x").await.status, 200);
+        assert!(asked.elapsed() < std::time::Duration::from_secs(1));
+    }
+}

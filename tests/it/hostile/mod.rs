@@ -58,6 +58,7 @@
 //! | 3.7 | logs and refusals | `logs`, `operators::each_request_is_one_line_and_no_secret_is_in_any` |
 
 mod answers;
+mod figures;
 mod framing;
 mod headers;
 mod http2;

@@ -1,0 +1,231 @@
+//! What each attack costs: memory at its peak, and the time an honest client waits meanwhile, next
+//! to its quiet value in the same run. Not a check but a measurement:
+//! `cargo test --release --test it -- --ignored --nocapture figures`
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+
+use crate::support::h2_raw::{
+    END_HEADERS, END_STREAM, H2, block, data, frame, get, headers, kind, request, reset,
+};
+use crate::support::{Backend, Client, Gateway, Proto, Raw, h2_raw};
+
+const PAGE: &[u8] = b"/cobrowsing/x";
+const QUIET: Duration = Duration::from_secs(3);
+const SIEGE: Duration = Duration::from_secs(5);
+
+/// Memory of a process, KiB.
+fn memory(gateway: &Gateway, name: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix(name)).unwrap();
+    let number = line.trim_start_matches(':').trim().trim_end_matches(" kB");
+    number.parse().unwrap()
+}
+
+/// Waits of an honest client, sorted: one request every few milliseconds.
+fn waits(gateway: &Gateway, over: &AtomicBool) -> Vec<Duration> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.unwrap().block_on(async {
+        let mut client = Client::connect(gateway, Proto::H1).await;
+        let mut waits = Vec::new();
+        while !over.load(Ordering::SeqCst) {
+            let asked = Instant::now();
+            assert_eq!(client.get("/cobrowsing/honest").await.status, 200);
+            waits.push(asked.elapsed());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        waits.sort();
+        waits
+    })
+}
+
+fn at(waits: &[Duration], quantile: f64) -> Duration {
+    waits[((waits.len() - 1) as f64 * quantile) as usize]
+}
+
+async fn measure(what: &str, attack: impl AsyncFn(&Gateway, Instant)) {
+    let backend = Backend::answers_by(|request| {
+        let size = if request.target == "/honest" {
+            2
+        } else {
+            1 << 20
+        };
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n");
+        [head.into_bytes(), vec![b'x'; size]].concat()
+    });
+    let gateway = Gateway::before(&backend)
+        .toml("limits.connections_per_client = 'off'\nlog.access = false")
+        .start()
+        .await;
+    let gateway = Arc::new(gateway);
+    let honest = |over: &Arc<AtomicBool>| {
+        let (gateway, over) = (Arc::clone(&gateway), Arc::clone(over));
+        tokio::task::spawn_blocking(move || waits(&gateway, &over))
+    };
+    let over = Arc::<AtomicBool>::default();
+    let quiet = honest(&over);
+    tokio::time::sleep(QUIET).await;
+    over.store(true, Ordering::SeqCst);
+    let quiet = quiet.await.unwrap();
+
+    std::fs::write(format!("/proc/{}/clear_refs", gateway.pid()), "5").unwrap();
+    let before = memory(&gateway, "VmRSS");
+    let over = Arc::<AtomicBool>::default();
+    let meanwhile = honest(&over);
+    attack(&gateway, Instant::now() + SIEGE).await;
+    over.store(true, Ordering::SeqCst);
+    let meanwhile = meanwhile.await.unwrap();
+    let cost = memory(&gateway, "VmHWM").saturating_sub(before);
+    eprintln!(
+        "{what:24} | {cost:7} | {:5} | {:5.0?} | {:5.0?} | {:5.0?} | {:5.0?} | {:.1}",
+        meanwhile.len(),
+        at(&quiet, 0.5),
+        at(&meanwhile, 0.5),
+        at(&quiet, 0.99),
+        at(&meanwhile, 0.99),
+        at(&meanwhile, 0.99).as_secs_f64() / at(&quiet, 0.99).as_secs_f64(),
+    );
+}
+
+/// One HTTP/2 connection after another, each told to go on until it is closed.
+async fn connections(gateway: &Gateway, end: Instant, round: impl AsyncFn(&mut H2) -> bool) {
+    while Instant::now() < end {
+        let mut h2 = H2::connect(gateway).await;
+        h2.polite = false;
+        while Instant::now() < end && round(&mut h2).await {}
+    }
+}
+
+#[tokio::test]
+#[ignore = "a measurement, not a check"]
+async fn figures() {
+    eprintln!(
+        "attack | KiB at peak | honest calls | p50 quiet | p50 meanwhile | p99 quiet | p99 meanwhile | ratio"
+    );
+    let page = &block(&get(PAGE, &[]));
+    let post = &block(&request(b"POST", PAGE, &[]));
+    measure("nothing", async |_, end| {
+        tokio::time::sleep_until(end.into()).await;
+    })
+    .await;
+    measure("D1 rapid reset", async |gateway, end| {
+        connections(gateway, end, async |h2| {
+            let bytes: Vec<u8> = (0..100)
+                .flat_map(|_| {
+                    let stream = h2.stream();
+                    [headers(stream, true, page), reset(stream, 8)].concat()
+                })
+                .collect();
+            h2.say(&bytes).await
+        })
+        .await;
+    })
+    .await;
+    measure("D3 CONTINUATION", async |gateway, end| {
+        connections(gateway, end, async |h2| {
+            let stream = h2.stream();
+            let mut bytes = frame(kind::HEADERS, END_STREAM, stream, page);
+            for _ in 0..100 {
+                bytes.extend(frame(kind::CONTINUATION, 0, stream, b"\x00\x01x\x01y"));
+            }
+            h2.say(&bytes).await
+        })
+        .await;
+    })
+    .await;
+    measure("D4 HPACK bomb", async |gateway, end| {
+        connections(gateway, end, async |h2| {
+            let stream = h2.stream();
+            let entry = [&b"\x40\x01a\x7f\x81\x1f"[..], &[b'x'; 286]].concat();
+            let bomb = [page, &entry, &[0xbe; 8000][..]].concat();
+            h2.say(&frame(
+                kind::HEADERS,
+                END_STREAM | END_HEADERS,
+                stream,
+                &bomb,
+            ))
+            .await
+        })
+        .await;
+    })
+    .await;
+    measure("D6 empty DATA", async |gateway, end| {
+        connections(gateway, end, async |h2| {
+            let stream = h2.stream();
+            let mut bytes = headers(stream, false, post);
+            for _ in 0..500 {
+                bytes.extend(data(stream, false, b""));
+            }
+            h2.say(&bytes).await
+        })
+        .await;
+    })
+    .await;
+    measure("D6 PING, 10,000 a second", async |gateway, end| {
+        connections(gateway, end, async |h2| {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            h2.say(&frame(kind::PING, 0, 0, b"pingpong").repeat(100))
+                .await
+        })
+        .await;
+    })
+    .await;
+    measure("D7 10 × 100 unread MiB", async |gateway, end| {
+        let mut held = Vec::new();
+        for _ in 0..10 {
+            let mut h2 = H2::with(gateway, &[(4, (1 << 31) - 1)]).await;
+            h2.polite = false;
+            h2.force(&h2_raw::window_update(0, (1 << 31) - 65_536))
+                .await;
+            for _ in 0..100 {
+                let stream = h2.stream();
+                h2.force(&headers(stream, true, page)).await;
+            }
+            held.push(h2);
+        }
+        tokio::time::sleep_until(end.into()).await;
+    })
+    .await;
+    measure("1,000 without a hello", async |gateway, end| {
+        let mut held = Vec::new();
+        for _ in 0..1000 {
+            held.push(TcpStream::connect(gateway.listen).await.unwrap());
+        }
+        tokio::time::sleep_until(end.into()).await;
+    })
+    .await;
+    measure("500 half heads", async |gateway, end| {
+        let mut held = Vec::new();
+        for _ in 0..500 {
+            let mut raw = Raw::connect(gateway).await;
+            raw.say("GET /cobrowsing/x HTTP/1.1\r\nhost: loc").await;
+            held.push(raw);
+        }
+        tokio::time::sleep_until(end.into()).await;
+    })
+    .await;
+    measure("500 half bodies", async |gateway, end| {
+        let mut held = Vec::new();
+        for _ in 0..500 {
+            let mut raw = Raw::connect(gateway).await;
+            raw.say("POST /cobrowsing/x HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\nh")
+                .await;
+            held.push(raw);
+        }
+        tokio::time::sleep_until(end.into()).await;
+    })
+    .await;
+    measure("wrong keys", async |gateway, end| {
+        let mut client = Client::connect(gateway, Proto::H1).await;
+        while Instant::now() < end {
+            let wrong = [("authorization", "wrong")];
+            client.call("GET", "/cobrowsing/api/x", &wrong, "").await;
+        }
+    })
+    .await;
+}
