@@ -70,7 +70,7 @@ impl Scan {
             return Err(Reject::HeaderFieldsTooLarge);
         }
         // Who speaks something else is told at once, not when its time is over.
-        if self.line == 0 && !begins_like_a_request(buffer) {
+        if !begins_like_a_request(buffer) {
             return Err(MALFORMED);
         }
         Ok(None)
