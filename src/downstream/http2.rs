@@ -63,7 +63,7 @@ pub(super) fn serve(
         .initial_connection_window_size(1 << 20)
         .adaptive_window(false)
         .max_frame_size(16 << 10)
-        .max_send_buf_size(64 << 10)
+        .max_send_buf_size(32 << 10)
         .max_local_error_reset_streams(256)
         .max_pending_accept_reset_streams(20)
         .serve_connection(TokioIo::new(io), service);

@@ -16,7 +16,7 @@ use tokio_util::io::poll_read_buf;
 use super::Settings;
 
 /// Smallest and largest read.
-const READ: std::ops::RangeInclusive<usize> = 8 << 10..=256 << 10;
+const READ: std::ops::RangeInclusive<usize> = 8 << 10..=64 << 10;
 
 /// A connection and what was read of it ahead.
 pub struct Connection {
