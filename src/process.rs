@@ -7,16 +7,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::admin::{self, Admin};
-use crate::config::Config;
+use crate::config::{self, Config, Source};
 use crate::downstream;
 use crate::drain::Drain;
 use crate::pipeline::Worker;
-use crate::snapshot::{self, Current, Snapshot};
+use crate::snapshot::{self, Current, Loaded, Reloader, Snapshot};
 use crate::telemetry::{self, Metrics, Recorder};
 use crate::upstream::health::Health;
 
@@ -47,14 +46,17 @@ pub struct Bound {
 
 /// Runs the gateway until it has drained. `ready` is told where it listens once everything is
 /// bound.
-pub fn run(config: &Config, ready: impl FnOnce(Bound, &Snapshot)) -> Result<(), Failed> {
-    let log = telemetry::start_log(&config.log);
+pub fn run(source: Source, ready: impl FnOnce(Bound, &Config, &Snapshot)) -> Result<(), Failed> {
+    let source = Arc::new(source);
+    // What follows is logged, and how, is written there.
+    let written = source.read().map_err(|e| Failed(e.to_string()))?;
+    let log = Arc::new(telemetry::start_log(&written.log));
     raise_file_limit();
     let metrics = Arc::new(Metrics::new().map_err(|e| failed("metrics", e))?);
-    let snapshot = Snapshot::compile(config, &metrics).map_err(|e| failed("configuration", e))?;
-    snapshot.show(&metrics);
-    metrics.config_loaded(&digest(config));
-    let current: Current = Arc::new(ArcSwap::from_pointee(snapshot));
+    let loaded = Loaded::load(&source, &metrics, None).map_err(|e| failed("configuration", e))?;
+    let reloader = Reloader::start(source, loaded, Arc::clone(&metrics), Arc::clone(&log));
+    let config = &reloader.config().clone();
+    let current = Arc::clone(&reloader.current);
     let drain = Drain::default();
 
     let listeners = bind(config)?;
@@ -72,24 +74,24 @@ pub fn run(config: &Config, ready: impl FnOnce(Bound, &Snapshot)) -> Result<(), 
 
     let runtime = runtime()?;
     // Before anybody is told that it runs: from then on a signal means a drain.
-    let mut signals = runtime
-        .block_on(async { Signals::new() })
-        .map_err(|e| failed("signals", e))?;
+    let (mut signals, hangup) = runtime
+        .block_on(async { Ok((Signals::new()?, signal(SignalKind::hangup())?)) })
+        .map_err(|e: std::io::Error| failed("signals", e))?;
 
-    let limits = limits(config);
+    let places = Arc::default();
     let workers: Vec<_> = listeners
         .into_iter()
         .enumerate()
         .map(|(i, listener)| {
-            let (current, metrics, drain, limits) = (
+            let (current, metrics, drain, places) = (
                 Arc::clone(&current),
                 Arc::clone(&metrics),
                 drain.for_worker(),
-                limits.clone(),
+                Arc::clone(&places),
             );
             std::thread::Builder::new()
                 .name(format!("worker-{i}"))
-                .spawn(move || work(listener, current, metrics, &drain, limits))
+                .spawn(move || work(listener, current, metrics, &drain, places))
                 .map_err(|e| failed("a worker thread", e))
         })
         .collect::<Result<_, _>>()?;
@@ -106,16 +108,20 @@ pub fn run(config: &Config, ready: impl FnOnce(Bound, &Snapshot)) -> Result<(), 
             public: address,
             admin: admin_address,
         },
+        config,
         &current.load(),
     );
 
     runtime.block_on(async {
         let health = Health::default();
-        let watch = health.clone().watch(
-            current.load().upstream.clone(),
-            config.upstream.health_interval.0,
-            Arc::clone(&metrics),
-        );
+        let now = {
+            let current = Arc::clone(&current);
+            move || {
+                let snapshot = current.load();
+                (snapshot.upstream.clone(), snapshot.health_interval)
+            }
+        };
+        let watch = health.clone().watch(now, Arc::clone(&metrics));
         drop(tokio::task::spawn_local(watch));
         let admin = Rc::new(Admin {
             metrics: Arc::clone(&metrics),
@@ -132,8 +138,10 @@ pub fn run(config: &Config, ready: impl FnOnce(Bound, &Snapshot)) -> Result<(), 
             Rc::clone(&admin),
         )));
         drop(tokio::task::spawn_local(tidy(Arc::clone(&current))));
+        drop(tokio::task::spawn_local(reloader.run(hangup)));
         signals.next().await;
-        drain_all(config, &admin, &mut signals).await;
+        let drain = current.load().drain.clone();
+        drain_all(&drain, &admin, &mut signals).await;
         Ok(())
     })?;
     for worker in workers {
@@ -152,19 +160,19 @@ pub fn run(config: &Config, ready: impl FnOnce(Bound, &Snapshot)) -> Result<(), 
 
 /// SIGTERM -> readiness fails -> delay -> no new connection, finish what is there -> at the
 /// deadline the rest is cut and counted.
-async fn drain_all(config: &Config, admin: &Admin, signals: &mut Signals) {
+async fn drain_all(drain: &config::Drain, admin: &Admin, signals: &mut Signals) {
     admin.draining.set(true);
     admin.metrics.draining.set(1);
-    tracing::info!(delay = %config.drain.delay, budget = %config.drain.budget, connections = admin.drain.remaining(), "draining");
+    tracing::info!(delay = %drain.delay, budget = %drain.budget, connections = admin.drain.remaining(), "draining");
     tokio::select! {
-        () = tokio::time::sleep(config.drain.delay.0) => {}
+        () = tokio::time::sleep(drain.delay.0) => {}
         () = signals.next() => tracing::info!("second signal: no delay"),
     }
     admin.drain.stop();
     let begun = tokio::time::Instant::now();
     tokio::select! {
         () = admin.drain.finished() => {}
-        () = tokio::time::sleep(config.drain.budget.0) => {}
+        () = tokio::time::sleep(drain.budget.0) => {}
         () = signals.next() => {
             tracing::info!("second signal: two seconds left");
             let finished = tokio::time::timeout(Duration::from_secs(2), admin.drain.finished());
@@ -206,7 +214,7 @@ fn work(
     current: Current,
     metrics: Arc<Metrics>,
     drain: &Drain,
-    limits: downstream::Limits,
+    places: Arc<downstream::Open>,
 ) {
     let Ok(runtime) = runtime() else {
         tracing::error!("a worker has no event loop");
@@ -227,7 +235,7 @@ fn work(
             }
         }));
         match tokio::net::TcpListener::from_std(listener) {
-            Ok(listener) => downstream::serve(listener, worker, Rc::new(limits)).await,
+            Ok(listener) => downstream::serve(listener, worker, places).await,
             Err(e) => tracing::error!(error = %e, "a worker cannot listen"),
         }
         tokio::select! {
@@ -248,16 +256,6 @@ fn runtime() -> Result<LocalRuntime, Failed> {
         .map_err(|e| failed("event loop", e))
 }
 
-/// A word that differs when the configuration does; keys do not go into it.
-fn digest(config: &Config) -> String {
-    use aws_lc_rs::digest::{SHA256, digest};
-    let digest = digest(&SHA256, format!("{config:?}").as_bytes());
-    digest.as_ref()[..6]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
 /// A listener for each worker, all on one address.
 fn bind(config: &Config) -> Result<Vec<TcpListener>, Failed> {
     let mut address = config.public.listen;
@@ -270,29 +268,6 @@ fn bind(config: &Config) -> Result<Vec<TcpListener>, Failed> {
         listeners.push(bound.map_err(|e| failed(&format!("public.listen = \"{address}\""), e))?);
     }
     Ok(listeners)
-}
-
-fn limits(config: &Config) -> downstream::Limits {
-    downstream::Limits {
-        connections: config.limits.connections,
-        connections_per_client: config
-            .limits
-            .connections_per_client
-            .on()
-            .map(|count| count.0.get()),
-        open: Arc::default(),
-        header_bytes: usize::try_from(config.limits.header_bytes.0).unwrap_or(usize::MAX),
-        header_count: config.limits.header_count,
-        h2_streams: config.limits.h2_streams,
-        proxy_header: config
-            .public
-            .proxy_protocol
-            .then_some(config.timeouts.proxy_header.0),
-        handshake: config.timeouts.handshake.0,
-        header: config.timeouts.header.0,
-        write_stall: config.timeouts.write_stall.0,
-        keep_alive: config.timeouts.keep_alive.0,
-    }
 }
 
 /// Forgets clients whose limits are full again.

@@ -32,7 +32,7 @@ pub struct Admin {
     /// The process' tasks.
     pub drain: Drain,
     /// The log.
-    pub log: LogGuard,
+    pub log: Arc<LogGuard>,
 }
 
 /// Serves until the process ends.

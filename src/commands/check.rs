@@ -1,14 +1,21 @@
 //! `check`: the configuration and the files it names.
 
 use super::Wrong;
-use crate::config::{Config, ConfigError};
+use crate::config::{ConfigError, Source};
 use crate::snapshot::Snapshot;
 use crate::telemetry::Metrics;
 
-pub(super) fn check(config: impl FnOnce() -> Result<Config, ConfigError>) -> Result<(), Wrong> {
-    let config = config()?;
+pub(super) fn check(source: impl FnOnce() -> Result<Source, ConfigError>) -> Result<(), Wrong> {
+    let config = source()?.read()?;
     // The same compile as at start.
-    let snapshot = Snapshot::compile(&config, &Metrics::new()?)?;
+    let snapshot = Snapshot::compile(&config, &Metrics::new()?, None)?;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    if let Some(flaw) = snapshot.tls.flaw(now.as_secs() as i64) {
+        return Err(Wrong(flaw));
+    }
+    for note in &config.notes {
+        println!("note: {note}");
+    }
     println!("ok: {}", snapshot.endpoint.url());
     if snapshot.keys.is_empty() {
         println!("note: no API key is configured (REST_KEY): the REST API is closed");

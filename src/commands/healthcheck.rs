@@ -5,10 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use super::Wrong;
-use crate::config::{Config, ConfigError};
+use crate::config::{ConfigError, Source};
 
-pub(super) fn ask(config: impl FnOnce() -> Result<Config, ConfigError>) -> Result<(), Wrong> {
-    let admin = config()?.admin.listen;
+pub(super) fn ask(source: impl FnOnce() -> Result<Source, ConfigError>) -> Result<(), Wrong> {
+    let admin = source()?.read()?.admin.listen;
     let ip = match admin.ip() {
         // Listening everywhere is listening here, too.
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),

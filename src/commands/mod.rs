@@ -14,12 +14,12 @@ mod run;
 mod visitor;
 
 use std::fmt::Display;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{Config, ConfigError, Environment};
+use crate::config::Source;
 
 /// TLS, key, limit and base-path gateway in front of an on-premise cobrowsing service.
 ///
@@ -55,7 +55,7 @@ enum Command {
 /// failed, 2 wrong usage.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let config = || load(cli.config.as_deref());
+    let config = || Source::of_process(cli.config.as_deref());
     let done = match &cli.command {
         None | Some(Command::Run) => run::run(config),
         Some(Command::Check) => check::check(config),
@@ -80,11 +80,4 @@ impl<E: Display> From<E> for Wrong {
     fn from(e: E) -> Self {
         Self(e.to_string())
     }
-}
-
-/// The file that applies, and what it and the environment say.
-fn load(named: Option<&Path>) -> Result<Config, ConfigError> {
-    let beside = Path::new("gateway.toml");
-    let file = named.or_else(|| beside.exists().then_some(beside));
-    Config::load(file, &Environment::of_process()?)
 }

@@ -3,16 +3,15 @@
 use std::io::IsTerminal;
 
 use super::Wrong;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Source};
 use crate::process::{self, Bound};
 use crate::snapshot::{self, Snapshot};
 
-pub(super) fn run(config: impl FnOnce() -> Result<Config, ConfigError>) -> Result<(), Wrong> {
-    let config = config()?;
-    process::run(&config, |bound, snapshot| {
+pub(super) fn run(source: impl FnOnce() -> Result<Source, ConfigError>) -> Result<(), Wrong> {
+    process::run(source()?, |bound, config, snapshot| {
         // A person who tries it gets told what to do next; a service has its log.
-        if snapshot::uses_built_in(&config) || std::io::stderr().is_terminal() {
-            eprint!("{}", welcome(&config, bound, snapshot));
+        if snapshot::uses_built_in(config) || std::io::stderr().is_terminal() {
+            eprint!("{}", welcome(config, bound, snapshot));
         }
     })?;
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::{Table, Value};
@@ -86,6 +86,11 @@ impl Environment {
         Ok(Config { notes, ..config })
     }
 
+    /// The file that `REST_KEY_FILE` names.
+    pub(super) fn rest_key_file(&self) -> Option<PathBuf> {
+        self.0.get("REST_KEY_FILE").map(PathBuf::from)
+    }
+
     /// The key of `REST_KEY` or of the file that `REST_KEY_FILE` names; none when empty: then the
     /// API is closed, as the service itself does (contract section 0).
     fn rest_key(&self, notes: &mut Vec<String>) -> Result<Option<String>, ConfigError> {
@@ -111,6 +116,11 @@ impl Environment {
             },
             (None, None) => return Ok(None),
         };
+        if let (true, Some(file)) = (key.is_empty(), self.0.get("REST_KEY_FILE")) {
+            notes.push(format!(
+                "REST_KEY_FILE = {file:?} is empty: the API stays closed"
+            ));
+        }
         Ok((!key.is_empty()).then_some(key))
     }
 }

@@ -1,7 +1,7 @@
 //! Reading the file, strictly, with errors that say where and what is allowed.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Config, Environment};
 
@@ -21,6 +21,47 @@ impl ConfigError {
     /// `key = value` is not allowed; `allowed` says what is.
     pub fn new(key: &str, value: impl fmt::Debug, allowed: &str) -> Self {
         Self(format!("{key} = {value:?}: expected {allowed}"))
+    }
+}
+
+/// Where the configuration comes from, to be read again at each reload. The environment is the
+/// process' own and does not change; the file that `REST_KEY_FILE` names may.
+#[derive(Debug)]
+pub struct Source {
+    /// The configuration file; none: defaults and environment.
+    pub file: Option<PathBuf>,
+    /// Laid over it.
+    pub environment: Environment,
+}
+
+impl Source {
+    /// The file that was named, else `./gateway.toml` if it is there, and this process' environment.
+    pub fn of_process(named: Option<&Path>) -> Result<Self, ConfigError> {
+        let beside = Path::new("gateway.toml");
+        let file = named.or_else(|| beside.exists().then_some(beside));
+        Ok(Self {
+            file: file.map(Path::to_owned),
+            environment: Environment::of_process()?,
+        })
+    }
+
+    /// Reads it.
+    pub fn read(&self) -> Result<Config, ConfigError> {
+        Config::load(self.file.as_deref(), &self.environment)
+    }
+
+    /// Every file that `config` depends on, itself included.
+    pub fn files(&self, config: &Config) -> Vec<PathBuf> {
+        let tls = &config.tls;
+        let named = [&tls.certificate, &tls.key, &tls.client_ca];
+        let more = tls.additional.iter().flat_map(|m| [&m.certificate, &m.key]);
+        self.file
+            .iter()
+            .chain(named.into_iter().flatten())
+            .chain(more)
+            .cloned()
+            .chain(self.environment.rest_key_file())
+            .collect()
     }
 }
 
@@ -71,10 +112,27 @@ fn place(text: &str, error: &toml::de::Error) -> String {
 
 /// Paths in the file are meant from where the file lies.
 fn relative_to(folder: &Path, table: &mut toml::Table) {
-    for (section, key) in [("tls", "certificate"), ("tls", "key"), ("visitor", "seed")] {
-        if let Some(toml::Value::String(path)) = table.get_mut(section).and_then(|s| s.get_mut(key))
-        {
+    let join = |table: &mut toml::Table, key: &str| {
+        if let Some(toml::Value::String(path)) = table.get_mut(key) {
             *path = folder.join(&*path).to_string_lossy().into_owned();
+        }
+    };
+    for (section, key) in [
+        ("tls", "certificate"),
+        ("tls", "key"),
+        ("tls", "client_ca"),
+        ("visitor", "seed"),
+    ] {
+        if let Some(toml::Value::Table(section)) = table.get_mut(section) {
+            join(section, key);
+        }
+    }
+    if let Some(toml::Value::Array(more)) =
+        table.get_mut("tls").and_then(|t| t.get_mut("additional"))
+    {
+        for more in more.iter_mut().filter_map(toml::Value::as_table_mut) {
+            join(more, "certificate");
+            join(more, "key");
         }
     }
 }

@@ -11,12 +11,13 @@ pub mod units;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::Deserialize;
 
 pub use environment::Environment;
-pub use load::ConfigError;
+pub use load::{ConfigError, Source};
 pub use secret::Secret;
 use units::{Bytes, Count, OrOff, Rate, Span};
 
@@ -35,6 +36,7 @@ pub struct Config {
     pub websocket: Websocket,
     pub limits: Limits,
     pub timeouts: Timeouts,
+    pub reload: Reload,
     pub drain: Drain,
     pub log: Log,
     pub admin: Admin,
@@ -73,7 +75,7 @@ impl Default for Public {
     }
 }
 
-/// `[tls]`: the certificate that is served.
+/// `[tls]`: the certificates that are served.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tls {
@@ -81,10 +83,27 @@ pub struct Tls {
     pub certificate: Option<PathBuf>,
     /// PEM file with the private key.
     pub key: Option<PathBuf>,
+    /// Further certificates, for clients that ask for one of their names (SNI).
+    pub additional: Vec<AdditionalCertificate>,
+    /// PEM file with certificate authorities: every client, visitors' browsers included, must show
+    /// a certificate that one of them has signed. Not set: clients need none.
+    pub client_ca: Option<PathBuf>,
     /// The oldest version that is spoken.
     pub min_version: TlsVersion,
     /// Make a self-signed certificate when neither file is there. For development only.
     pub development: bool,
+}
+
+/// One `[[tls.additional]]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdditionalCertificate {
+    /// Name in metrics and errors: lower-case letters, digits, `_` and `-`; not `default`.
+    pub name: String,
+    /// PEM file with the certificate and its chain, the certificate first.
+    pub certificate: PathBuf,
+    /// PEM file with the private key.
+    pub key: PathBuf,
 }
 
 /// A version of TLS.
@@ -386,6 +405,28 @@ impl Default for Timeouts {
             body: Span::secs(30),
             write_stall: Span::secs(30),
             keep_alive: Span::secs(75),
+        }
+    }
+}
+
+/// `[reload]`: how changed files come into force. SIGHUP reads them at once, whatever stands here.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reload {
+    /// Watch the folders of the configuration and of the files it names.
+    pub watch: bool,
+    /// How long nothing must change before changed files are read.
+    pub settle: Span,
+    /// How often the files' contents are compared, for file systems that tell of no change.
+    pub poll: OrOff<Span>,
+}
+
+impl Default for Reload {
+    fn default() -> Self {
+        Self {
+            watch: true,
+            settle: Span(Duration::from_millis(500)),
+            poll: OrOff::On(Span::secs(60)),
         }
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-use super::limits::Limits;
 use crate::pipeline::Session;
+use crate::snapshot::ConnectionLimits;
 
 /// What was awaited for too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub(super) struct Clock<'s> {
 }
 
 impl<'s> Clock<'s> {
-    pub(super) fn new(session: &'s Session, limits: &Limits) -> Self {
+    pub(super) fn new(session: &'s Session, limits: &ConnectionLimits) -> Self {
         Self {
             session,
             header: limits.header,

@@ -15,10 +15,11 @@ use super::clock::{Clock, Late};
 use super::head::Bounds;
 use super::http1::{self, Ended};
 use super::http2;
-use super::limits::{Limits, Place};
+use super::limits::Place;
 use super::wire::Wire;
 use crate::peer::Peer;
 use crate::pipeline::{Session, Tunnel, Worker};
+use crate::snapshot::ConnectionLimits;
 use crate::upstream::tunnel;
 
 /// Serves a connection whose handshake is done, in a task of its own.
@@ -29,7 +30,7 @@ pub(super) fn serve(
     stream: TlsStream<TcpStream>,
     worker: Rc<Worker>,
     peer: Rc<Peer>,
-    limits: &Rc<Limits>,
+    limits: &Arc<ConnectionLimits>,
     place: Place,
 ) {
     let metrics = &worker.recorder.metrics;
@@ -72,10 +73,10 @@ impl Drop for Held {
 fn serve_h1(
     stream: TlsStream<TcpStream>,
     session: Rc<Session>,
-    limits: &Rc<Limits>,
+    limits: &Arc<ConnectionLimits>,
     held: Held,
 ) -> impl Future<Output = ()> + use<> {
-    let limits = Rc::clone(limits);
+    let limits = Arc::clone(limits);
     let wire = Rc::new(Wire::new(stream, session));
     async move {
         let bounds = Bounds {

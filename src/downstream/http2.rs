@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,16 +19,16 @@ use tokio_rustls::server::TlsStream;
 
 use super::batch::batched;
 use super::clock::{Clock, Late};
-use super::limits::Limits;
 use crate::body::Inbound;
 use crate::pipeline::{self, AnswerBody, Session};
 use crate::reject::Reject;
+use crate::snapshot::ConnectionLimits;
 
 /// Serves a connection until it is over.
 pub(super) fn serve(
     stream: TlsStream<TcpStream>,
     session: Rc<Session>,
-    limits: &Rc<Limits>,
+    limits: &Arc<ConnectionLimits>,
 ) -> impl Future<Output = ()> + use<> {
     let (io, flusher) = batched(stream);
     let newest: Rc<Cell<Option<Rc<Pace>>>> = Rc::default();
@@ -67,7 +68,7 @@ pub(super) fn serve(
         .max_local_error_reset_streams(256)
         .max_pending_accept_reset_streams(20)
         .serve_connection(TokioIo::new(io), service);
-    let limits = Rc::clone(limits);
+    let limits = Arc::clone(limits);
     async move {
         let mut clock = pin!(Clock::new(&session, &limits));
         let mut stop = pin!(session.worker.drain.stopping());

@@ -1,39 +1,11 @@
-//! What bounds the client's side, and the places under the bound on connections.
+//! The places under the bounds on connections.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use crate::peer::network;
-
-/// What bounds the client's side.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Most open connections in all workers together.
-    pub connections: usize,
-    /// Most of them of one client; none: no such cap.
-    pub connections_per_client: Option<u32>,
-    /// Open connections.
-    pub open: Arc<Open>,
-    /// Largest head of a request, bytes.
-    pub header_bytes: usize,
-    /// Most header fields of a request.
-    pub header_count: usize,
-    /// Most concurrent streams of an HTTP/2 connection.
-    pub h2_streams: u32,
-    /// Longest time for a PROXY protocol header; none: connections have no such header.
-    pub proxy_header: Option<Duration>,
-    /// Longest TLS handshake.
-    pub handshake: Duration,
-    /// Longest time for the head of a request.
-    pub header: Duration,
-    /// Longest time in which a client takes nothing of what is written to it.
-    pub write_stall: Duration,
-    /// Longest time without a request.
-    pub keep_alive: Duration,
-}
 
 /// Open connections of all workers.
 #[derive(Debug, Default)]

@@ -12,11 +12,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::limits::{Limits, Place};
+use super::limits::{Open, Place};
 use super::{connection, proxy};
 use crate::peer::Peer;
 use crate::pipeline::Worker;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{ConnectionLimits, Snapshot};
 use crate::telemetry::{Metrics, ProxyFailure};
 
 /// Binds `address`, which other workers may bind too. Accepted sockets inherit its options.
@@ -45,8 +45,8 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Accepts until the process drains.
-pub async fn serve(listener: TcpListener, worker: Rc<Worker>, limits: Rc<Limits>) {
+/// Accepts until the process drains. `places`: the connections of all workers.
+pub async fn serve(listener: TcpListener, worker: Rc<Worker>, places: Arc<Open>) {
     let mut pause = Duration::ZERO;
     loop {
         let accepted = tokio::select! {
@@ -57,7 +57,7 @@ pub async fn serve(listener: TcpListener, worker: Rc<Worker>, limits: Rc<Limits>
         match accepted {
             Ok((stream, address)) => {
                 pause = Duration::ZERO;
-                accept(stream, address, &worker, &limits);
+                accept(stream, address, &worker, &places);
             }
             Err(e) if is_about_one_client(&e) => {}
             Err(e) => {
@@ -80,13 +80,14 @@ fn is_about_one_client(e: &io::Error) -> bool {
     )
 }
 
-fn accept(stream: TcpStream, address: SocketAddr, worker: &Rc<Worker>, limits: &Rc<Limits>) {
+fn accept(stream: TcpStream, address: SocketAddr, worker: &Rc<Worker>, places: &Arc<Open>) {
     let metrics = &worker.recorder.metrics;
-    let Some(mut place) = Place::take(&limits.open, limits.connections) else {
+    let snapshot = worker.snapshot();
+    let limits = &snapshot.connection_limits;
+    let Some(mut place) = Place::take(places, limits.connections) else {
         metrics.connections_refused.inc();
         return;
     };
-    let snapshot = worker.snapshot();
     let peer = Peer::new(address, &snapshot.trusted_proxies);
     if limits.proxy_header.is_some() && !peer.trusted {
         metrics.proxy_protocol_failed(ProxyFailure::Untrusted);
@@ -95,8 +96,9 @@ fn accept(stream: TcpStream, address: SocketAddr, worker: &Rc<Worker>, limits: &
     if !admit(&mut place, &peer, limits, metrics) {
         return;
     }
-    let (owner, limits) = (Rc::clone(worker), Rc::clone(limits));
+    let owner = Rc::clone(worker);
     worker.drain.spawn(async move {
+        let limits = Arc::clone(&snapshot.connection_limits);
         let opened = tokio::select! {
             opened = open(stream, peer, &mut place, &snapshot, &limits, &owner.recorder.metrics) => opened,
             () = owner.drain.cutting() => return,
@@ -109,7 +111,7 @@ fn accept(stream: TcpStream, address: SocketAddr, worker: &Rc<Worker>, limits: &
 }
 
 /// Whether this client may have one more connection. A trusted proxy may: it has many clients.
-fn admit(place: &mut Place, peer: &Peer, limits: &Limits, metrics: &Metrics) -> bool {
+fn admit(place: &mut Place, peer: &Peer, limits: &ConnectionLimits, metrics: &Metrics) -> bool {
     let admitted = peer.trusted
         || limits
             .connections_per_client
@@ -127,7 +129,7 @@ async fn open(
     mut peer: Peer,
     place: &mut Place,
     snapshot: &Snapshot,
-    limits: &Limits,
+    limits: &ConnectionLimits,
     metrics: &Metrics,
 ) -> Option<(TlsStream<TcpStream>, Peer)> {
     if let Some(longest) = limits.proxy_header {

@@ -12,5 +12,5 @@ mod listener;
 pub mod proxy;
 mod wire;
 
-pub use limits::Limits;
+pub use limits::Open;
 pub use listener::{bind, serve};

@@ -3,6 +3,7 @@
 mod clients;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
@@ -32,11 +33,13 @@ impl From<Limited> for Reject {
 /// The policies in force.
 pub struct RateLimits {
     api: Vec<Compiled<Buckets>>,
-    failed_auth: Vec<Compiled<Clients>>,
+    failed_auth: Vec<Compiled<Arc<Clients>>>,
     clock: DefaultClock,
 }
 
 struct Compiled<B> {
+    /// As it was written: what is counted goes on for as long as this stays.
+    written: Policy,
     buckets: B,
     except: Box<[IpNet]>,
     enforce: bool,
@@ -44,17 +47,19 @@ struct Compiled<B> {
 }
 
 enum Buckets {
-    /// One a key, at the key's position.
-    Keys(Vec<DefaultDirectRateLimiter>),
-    Clients(Clients),
+    /// One a key, with its name, at the key's position.
+    Keys(Vec<(Arc<str>, Arc<DefaultDirectRateLimiter>)>),
+    Clients(Arc<Clients>),
 }
 
 impl RateLimits {
-    /// Compiles `policies` for so many keys; `counters` gives a policy its series.
+    /// Compiles `policies` for the keys of these names; `counters` gives a policy its series. What
+    /// `previous` has counted goes on where a policy counts the same as before.
     pub fn new(
         policies: &[Policy],
-        keys: usize,
+        keys: &[Arc<str>],
         counters: impl Fn(&Policy) -> PolicyCounters,
+        previous: Option<&Self>,
     ) -> Self {
         let (mut api, mut failed_auth) = (Vec::new(), Vec::new());
         for policy in policies {
@@ -62,16 +67,38 @@ impl RateLimits {
             let counters = counters(policy);
             match (policy.matches, policy.per) {
                 (Match::Api, Per::Key) => {
-                    let keys = (0..keys).map(|_| RateLimiter::direct(quota)).collect();
+                    let known = previous.and_then(|p| p.api.iter().find(|old| old.counts(policy)));
+                    let known = match known.map(|old| &old.buckets) {
+                        Some(Buckets::Keys(known)) => &known[..],
+                        Some(Buckets::Clients(_)) | None => &[],
+                    };
+                    let bucket = |name: &Arc<str>| {
+                        let same = known.iter().find(|(known, _)| known == name);
+                        let bucket = same.map_or_else(
+                            || Arc::new(RateLimiter::direct(quota)),
+                            |(_, bucket)| Arc::clone(bucket),
+                        );
+                        (Arc::clone(name), bucket)
+                    };
+                    let keys = keys.iter().map(bucket).collect();
                     api.push(Compiled::new(policy, Buckets::Keys(keys), counters));
                 }
                 (Match::Api, Per::Client) => {
-                    let clients = Buckets::Clients(Clients::new(quota));
-                    api.push(Compiled::new(policy, clients, counters));
+                    let known = previous.and_then(|p| p.api.iter().find(|old| old.counts(policy)));
+                    let clients = match known.map(|old| &old.buckets) {
+                        Some(Buckets::Clients(known)) => Arc::clone(known),
+                        Some(Buckets::Keys(_)) | None => Arc::new(Clients::new(quota)),
+                    };
+                    api.push(Compiled::new(policy, Buckets::Clients(clients), counters));
                 }
                 // Who failed has no key.
                 (Match::FailedAuth, _) => {
-                    failed_auth.push(Compiled::new(policy, Clients::new(quota), counters));
+                    let mut known = previous.into_iter().flat_map(|p| &p.failed_auth);
+                    let clients = known.find(|old| old.counts(policy)).map_or_else(
+                        || Arc::new(Clients::new(quota)),
+                        |old| Arc::clone(&old.buckets),
+                    );
+                    failed_auth.push(Compiled::new(policy, clients, counters));
                 }
             }
         }
@@ -88,7 +115,7 @@ impl RateLimits {
     pub fn check(&self, key: usize, client: IpAddr) -> Result<(), Limited> {
         for policy in self.api.iter().filter(|policy| policy.holds_for(client)) {
             let judged = match &policy.buckets {
-                Buckets::Keys(keys) => keys[key].check(),
+                Buckets::Keys(keys) => keys[key].1.check(),
                 Buckets::Clients(clients) => clients.take(client),
             };
             match judged {
@@ -154,11 +181,18 @@ impl RateLimits {
 impl<B> Compiled<B> {
     fn new(policy: &Policy, buckets: B, counters: PolicyCounters) -> Self {
         Self {
+            written: policy.clone(),
             buckets,
             except: policy.except.as_slice().into(),
             enforce: policy.enforce,
             counters,
         }
+    }
+
+    /// Whether its buckets are also those of `policy`, which may spare other clients.
+    fn counts(&self, policy: &Policy) -> bool {
+        let counted = |p: &Policy| (p.matches, p.per, p.rate, p.burst);
+        self.written.name == policy.name && counted(&self.written) == counted(policy)
     }
 
     fn holds_for(&self, client: IpAddr) -> bool {
@@ -200,7 +234,13 @@ mod tests {
 
     fn compile(policy: Policy) -> RateLimits {
         let metrics = Metrics::new().unwrap();
-        RateLimits::new(&[policy], 2, |p| metrics.policy(&p.name, p.enforce))
+        let names = ["a", "b"].map(Arc::from);
+        RateLimits::new(
+            &[policy],
+            &names,
+            |p| metrics.policy(&p.name, p.enforce),
+            None,
+        )
     }
 
     fn limits(per: Per, burst: u32, enforce: bool) -> RateLimits {

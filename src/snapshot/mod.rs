@@ -2,6 +2,9 @@
 //! Requests take it from one `ArcSwap`, each anew, so that a change holds from the next request on.
 
 mod endpoint;
+mod limits;
+mod reload;
+mod watch;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -10,7 +13,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
-use crate::config::{Config, ConfigError, Match, Per, Workers};
+use crate::config::{self, Config, ConfigError, Match, Per, Policy, Workers};
 use crate::path::Compat;
 use crate::rate_limit::RateLimits;
 use crate::stages::auth::Keys;
@@ -22,6 +25,9 @@ use crate::tls::{self, Pair, Served};
 use crate::upstream;
 
 pub use endpoint::Endpoint;
+pub use limits::ConnectionLimits;
+pub use reload::{Loaded, Reloader};
+pub use watch::is_a_mount;
 
 /// The word for the built-in backend in `upstream.url`.
 const BUILT_IN: &str = "visitor";
@@ -58,13 +64,24 @@ pub struct Snapshot {
     pub trusted_proxies: Box<[IpNet]>,
     /// A tunnel without a byte for so long is closed.
     pub websocket_idle: Option<Duration>,
-    /// The certificate that is served.
+    /// What bounds connections from clients.
+    pub connection_limits: Arc<ConnectionLimits>,
+    /// How often it is tested whether the backend accepts connections.
+    pub health_interval: Duration,
+    /// How the process ends.
+    pub drain: config::Drain,
+    /// The certificates that are served.
     pub tls: Served,
 }
 
 impl Snapshot {
     /// Compiles `config`, reads the files it names, and registers the policies' and keys' series.
-    pub fn compile(config: &Config, metrics: &Metrics) -> Result<Self, ConfigError> {
+    /// What has not changed since `previous` goes on: what its limits have counted, its TLS sessions.
+    pub fn compile(
+        config: &Config,
+        metrics: &Metrics,
+        previous: Option<&Self>,
+    ) -> Result<Self, ConfigError> {
         let public = &config.public;
         let text = public.base_endpoint.as_deref().ok_or_else(|| {
             ConfigError("public.base_endpoint is not set: set it, or BASE_ENDPOINT, to the public URL, e.g. https://support.acmetech.com/cobrowsing".into())
@@ -118,8 +135,9 @@ impl Snapshot {
                 )));
             }
         }
-        let policies = policies(config, keys.names().count(), metrics)?;
-        let tls = tls(config, &endpoint.host)?;
+        let tls = tls(config, &endpoint.host, previous.map(|p| &p.tls))?;
+        let policies = policies(config, &keys, metrics, previous.map(|p| &p.rate_limits))?;
+        let limits = ConnectionLimits::of(config);
         Ok(Self {
             routes: Routes::new(
                 &endpoint.base,
@@ -166,6 +184,12 @@ impl Snapshot {
             body_timeout: config.timeouts.body.0,
             trusted_proxies: public.trusted_proxies.clone().into(),
             websocket_idle: config.websocket.idle.on().map(|span| span.0),
+            connection_limits: previous
+                .map(|p| Arc::clone(&p.connection_limits))
+                .filter(|same| **same == limits)
+                .unwrap_or_else(|| Arc::new(limits)),
+            drain: config.drain.clone(),
+            health_interval: config.upstream.health_interval.0,
             tls,
         })
     }
@@ -174,10 +198,12 @@ impl Snapshot {
     pub fn show(&self, metrics: &Metrics) {
         metrics.api_enabled.set(i64::from(!self.keys.is_empty()));
         metrics.certificate_not_after.reset();
-        metrics
-            .certificate_not_after
-            .with_label_values(&["default"])
-            .set(self.tls.not_after as f64);
+        for certificate in &self.tls.certificates {
+            metrics
+                .certificate_not_after
+                .with_label_values(&[&*certificate.name])
+                .set(certificate.not_after as f64);
+        }
         for name in self.keys.names() {
             metrics.key_last_used.with_label_values(&[name]);
         }
@@ -197,25 +223,31 @@ pub fn workers(config: &Config) -> NonZeroUsize {
     }
 }
 
-fn policies(config: &Config, keys: usize, metrics: &Metrics) -> Result<RateLimits, ConfigError> {
+/// Names become labels of metrics: plain, and each once.
+fn check_names(key: &str, names: &[&str]) -> Result<(), ConfigError> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
+    for (i, name) in names.iter().enumerate() {
+        let wrong = |allowed| Err(ConfigError::new(key, name, allowed));
+        if name.is_empty() || !name.bytes().all(plain) {
+            return wrong("lower-case letters, digits, _ and -");
+        }
+        if names[..i].contains(name) {
+            return wrong("a name that is not used twice");
+        }
+    }
+    Ok(())
+}
+
+fn policies(
+    config: &Config,
+    keys: &Keys,
+    metrics: &Metrics,
+    previous: Option<&RateLimits>,
+) -> Result<RateLimits, ConfigError> {
     let policies = &config.rate_limit.policy;
-    for (i, policy) in policies.iter().enumerate() {
-        let plain =
-            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
-        if policy.name.is_empty() || !policy.name.bytes().all(plain) {
-            return Err(ConfigError::new(
-                "rate_limit.policy.name",
-                &policy.name,
-                "lower-case letters, digits, _ and -",
-            ));
-        }
-        if policies[..i].iter().any(|other| other.name == policy.name) {
-            return Err(ConfigError::new(
-                "rate_limit.policy.name",
-                &policy.name,
-                "a name that no other policy has",
-            ));
-        }
+    let named: Vec<_> = policies.iter().map(|policy| &*policy.name).collect();
+    check_names("rate_limit.policy.name", &named)?;
+    for policy in policies {
         if (policy.matches, policy.per) == (Match::FailedAuth, Per::Key) {
             return Err(ConfigError::new(
                 "rate_limit.policy.per",
@@ -224,17 +256,21 @@ fn policies(config: &Config, keys: usize, metrics: &Metrics) -> Result<RateLimit
             ));
         }
     }
-    Ok(RateLimits::new(policies, keys, |policy| {
-        metrics.policy(&policy.name, policy.enforce)
-    }))
+    let names: Vec<_> = keys.names().cloned().collect();
+    let counters = |policy: &Policy| metrics.policy(&policy.name, policy.enforce);
+    Ok(RateLimits::new(policies, &names, counters, previous))
 }
 
-fn tls(config: &Config, host: &str) -> Result<Served, ConfigError> {
-    const BOTH: &str = "tls.certificate and tls.key are both needed: set them, or TLS_CERT_FILE and TLS_KEY_FILE, to PEM files (cobrowse-gateway cert makes a pair for development)";
-    let (Some(certificate), Some(key)) = (&config.tls.certificate, &config.tls.key) else {
-        return Err(ConfigError(BOTH.into()));
-    };
-    if config.tls.development && !certificate.exists() && !key.exists() {
+fn tls(config: &Config, host: &str, previous: Option<&Served>) -> Result<Served, ConfigError> {
+    // "default" is tls.certificate's.
+    let names = config.tls.additional.iter().map(|more| &*more.name);
+    let names: Vec<_> = std::iter::once("default").chain(names).collect();
+    check_names("tls.additional.name", &names)?;
+    if let (Some(certificate), Some(key)) = (&config.tls.certificate, &config.tls.key)
+        && config.tls.development
+        && !certificate.exists()
+        && !key.exists()
+    {
         let mut hosts = vec![
             host.trim_matches(['[', ']']).to_owned(),
             "localhost".into(),
@@ -248,12 +284,5 @@ fn tls(config: &Config, host: &str) -> Result<Served, ConfigError> {
         .make(&hosts)?;
         tracing::info!(certificate = %certificate.display(), "made a self-signed development certificate");
     }
-    let served = tls::load(certificate, key, config.tls.min_version, host)?;
-    if !served.covers_host {
-        return Err(ConfigError(format!(
-            "tls.certificate = {:?}: its names do not cover {host}, the host of public.base_endpoint",
-            certificate.display().to_string()
-        )));
-    }
-    Ok(served)
+    tls::load(&config.tls, host, previous)
 }

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Log, LogFormat, LogLevel};
 
@@ -12,12 +13,18 @@ use crate::config::{Log, LogFormat, LogLevel};
 pub struct LogGuard {
     _worker: WorkerGuard,
     dropped: ErrorCounter,
+    set_filter: Box<dyn Fn(EnvFilter) + Send + Sync>,
 }
 
 impl LogGuard {
     /// Lines dropped so far.
     pub fn dropped(&self) -> u64 {
         self.dropped.dropped_lines() as u64
+    }
+
+    /// Writes from now on what `log` says; its format stays.
+    pub fn follow(&self, log: &Log) {
+        (self.set_filter)(filter(log));
     }
 }
 
@@ -27,6 +34,40 @@ pub fn start_log(log: &Log) -> LogGuard {
         .lossy(true)
         .finish(std::io::stdout());
     let dropped = writer.error_counter();
+    let terminal = std::io::stdout().is_terminal();
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter(log))
+        .with_writer(writer);
+    let json = match log.format {
+        LogFormat::Json => true,
+        LogFormat::Text => false,
+        LogFormat::Auto => !terminal,
+    };
+    // Two types of subscriber, and so two of handles to their filters.
+    let set_filter: Box<dyn Fn(EnvFilter) + Send + Sync> = if json {
+        let builder = builder
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .with_filter_reloading();
+        let handle = builder.reload_handle();
+        drop(builder.finish().try_init());
+        Box::new(move |filter| drop(handle.reload(filter)))
+    } else {
+        let builder = builder.with_ansi(terminal).with_filter_reloading();
+        let handle = builder.reload_handle();
+        drop(builder.finish().try_init());
+        Box::new(move |filter| drop(handle.reload(filter)))
+    };
+    LogGuard {
+        _worker: worker,
+        dropped,
+        set_filter,
+    }
+}
+
+fn filter(log: &Log) -> EnvFilter {
     let level = match log.level {
         LogLevel::Error => "error",
         LogLevel::Warn => "warn",
@@ -34,32 +75,8 @@ pub fn start_log(log: &Log) -> LogGuard {
         LogLevel::Debug => "debug",
     };
     // Libraries say at `debug` what clients sent: never more of them than warnings.
-    let filter = EnvFilter::new(format!(
+    EnvFilter::new(format!(
         "warn,cobrowse_gateway={level},access={}",
         if log.access { "info" } else { "off" }
-    ));
-    let terminal = std::io::stdout().is_terminal();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(writer);
-    let json = match log.format {
-        LogFormat::Json => true,
-        LogFormat::Text => false,
-        LogFormat::Auto => !terminal,
-    };
-    let started = if json {
-        builder
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_span_list(false)
-            .try_init()
-    } else {
-        builder.with_ansi(terminal).try_init()
-    };
-    drop(started);
-    LogGuard {
-        _worker: worker,
-        dropped,
-    }
+    ))
 }

@@ -114,8 +114,12 @@ pub struct Metrics {
     proxy_protocol_failures: [IntCounter; ProxyFailure::ALL.len()],
     pub handshake_failures: IntCounterVec,
     pub certificate_not_after: GaugeVec,
-    pub config_reload_successful: IntGauge,
-    pub config_reload_timestamp: Gauge,
+    config_reload_successful: IntGauge,
+    config_reload_timestamp: Gauge,
+    config_reload_attempt: Gauge,
+    config_generation: IntGauge,
+    /// Of the results `ok` and `failed`.
+    config_reloads: [IntCounter; 2],
     config_info: IntGaugeVec,
     pub upstream_up: IntGauge,
     pub upstream_connects: IntCounter,
@@ -188,6 +192,12 @@ impl Metrics {
             "gateway_proxy_protocol_failures_total",
             "Connections closed for want of a PROXY protocol header to believe (untrusted, malformed, closed, timeout).",
             &["reason"],
+        )?;
+        let reloads = counters(
+            &r,
+            "gateway_config_reloads_total",
+            "Attempts to reload the configuration, by result (ok, failed).",
+            &["result"],
         )?;
         let build = gauges(
             &r,
@@ -303,6 +313,21 @@ impl Metrics {
                     )?,
                 )?
             },
+            config_reload_attempt: {
+                register(
+                    &r,
+                    Gauge::new(
+                        "gateway_config_last_reload_attempt_timestamp_seconds",
+                        "When it was last tried to load a configuration, Unix time.",
+                    )?,
+                )?
+            },
+            config_generation: gauge(
+                &r,
+                "gateway_config_generation",
+                "How many times the configuration was reloaded since the start.",
+            )?,
+            config_reloads: ["ok", "failed"].map(|result| reloads.with_label_values(&[result])),
             config_info: gauges(
                 &r,
                 "gateway_config_info",
@@ -366,12 +391,25 @@ impl Metrics {
         self.proxy_protocol_failures[why as usize].inc();
     }
 
-    /// A configuration was loaded and is in force.
-    pub fn config_loaded(&self, hash: &str) {
+    /// A configuration was loaded and is in force, the `generation`th after the one of the start.
+    pub fn config_loaded(&self, hash: &str, generation: i64) {
         self.config_info.reset();
         self.config_info.with_label_values(&[hash]).set(1);
         self.config_reload_successful.set(1);
-        self.config_reload_timestamp.set(unix_now() as f64);
+        let now = unix_now() as f64;
+        self.config_reload_timestamp.set(now);
+        self.config_reload_attempt.set(now);
+        self.config_generation.set(generation);
+        if generation > 0 {
+            self.config_reloads[0].inc();
+        }
+    }
+
+    /// A configuration was rejected; what was in force stays.
+    pub fn config_rejected(&self) {
+        self.config_reload_successful.set(0);
+        self.config_reload_attempt.set(unix_now() as f64);
+        self.config_reloads[1].inc();
     }
 
     /// All series in the text format 0.0.4.

@@ -20,9 +20,11 @@ impl Health {
         self.0.get()
     }
 
-    /// Tests for ever: each `interval` while the backend is up, each second while it is not.
-    pub async fn watch(self, settings: Settings, interval: Duration, metrics: Arc<Metrics>) {
+    /// Tests for ever, as `now` says: each interval while the backend is up, each second while it is
+    /// not.
+    pub async fn watch(self, now: impl Fn() -> (Settings, Duration), metrics: Arc<Metrics>) {
         loop {
+            let (settings, interval) = now();
             let opened = tokio::time::timeout(
                 settings.connect_timeout,
                 TcpStream::connect(&*settings.authority),

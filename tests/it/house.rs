@@ -178,7 +178,7 @@ fn stages_know_neither_sockets_nor_telemetry_nor_each_other() {
 fn one_place_each_builds() {
     for (word, places) in [
         ("governor::", &["rate_limit/"][..]),
-        ("ServerConfig::builder", &["tls.rs"]),
+        ("ServerConfig::builder", &["tls/"]),
         ("prometheus::process_collector", &["telemetry/"]),
         ("HistogramOpts", &["telemetry/"]),
         ("Opts::new", &["telemetry/"]),

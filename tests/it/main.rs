@@ -28,6 +28,7 @@ mod limits;
 mod operators;
 mod proxy_protocol;
 mod real_parts;
+mod reload;
 mod rewrite;
 mod visitor;
 mod websocket;

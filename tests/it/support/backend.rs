@@ -221,17 +221,7 @@ impl Backend {
                     conn.say(ok("{}").as_bytes());
                     continue;
                 }
-                conn.say(accepting(&request).as_bytes());
-                let stream = conn.stream.try_clone().unwrap();
-                let role = tungstenite::protocol::Role::Server;
-                let ahead = std::mem::take(&mut conn.buffer);
-                let mut socket =
-                    tungstenite::WebSocket::from_partially_read(stream, ahead, role, None);
-                while let Ok(message) = socket.read() {
-                    if (message.is_text() || message.is_binary()) && socket.send(message).is_err() {
-                        break;
-                    }
-                }
+                conn.upgrade_and_echo_messages(&request);
                 return;
             }
         })
@@ -367,6 +357,20 @@ fn serve(stream: TcpStream, shared: &Arc<Shared>, script: &dyn Fn(&mut Conn)) {
 }
 
 impl Conn {
+    /// Accepts a WebSocket and sends every message back.
+    pub fn upgrade_and_echo_messages(&mut self, request: &Received) {
+        self.say(accepting(request).as_bytes());
+        let stream = self.stream.try_clone().unwrap();
+        let role = tungstenite::protocol::Role::Server;
+        let ahead = std::mem::take(&mut self.buffer);
+        let mut socket = tungstenite::WebSocket::from_partially_read(stream, ahead, role, None);
+        while let Ok(message) = socket.read() {
+            if (message.is_text() || message.is_binary()) && socket.send(message).is_err() {
+                break;
+            }
+        }
+    }
+
     /// Some bytes; none: the other side has closed.
     pub fn read(&mut self) -> Option<Vec<u8>> {
         if !self.buffer.is_empty() {

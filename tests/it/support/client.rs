@@ -332,9 +332,12 @@ pub struct Raw {
 
 impl Raw {
     pub async fn connect(gateway: &Gateway) -> Self {
-        let stream = tls(gateway, &["http/1.1"], rustls::DEFAULT_VERSIONS)
-            .await
-            .unwrap();
+        let stream = tls(gateway, &["http/1.1"], rustls::DEFAULT_VERSIONS).await;
+        Self::on(stream.unwrap())
+    }
+
+    /// Over a connection that is there.
+    pub fn on(stream: TlsStreamOf) -> Self {
         Self {
             stream,
             buffer: Vec::new(),

@@ -4,14 +4,16 @@
 #![allow(dead_code, reason = "words are there before every test uses them")]
 
 mod backend;
+pub mod certificates;
 mod client;
 mod gateway;
 pub mod h2_raw;
+pub mod load;
 
 use std::time::{Duration, Instant};
 
 #[allow(unused_imports, reason = "named in signatures of helpers to come")]
-pub use backend::{Backend, Conn, Received};
+pub use backend::{Backend, Conn, Received, ok};
 #[allow(unused_imports, reason = "named in signatures of helpers to come")]
 pub use client::{
     Client, Proto, Raw, Reply, Requested, TlsStreamOf, full, stream, tls, tls_to, websocket,
