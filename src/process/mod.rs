@@ -1,5 +1,10 @@
 //! The wiring: start in this order, drain in that.
 
+mod built_in;
+mod signals;
+mod sockets;
+mod worker;
+
 use std::cell::Cell;
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
@@ -7,16 +12,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 
+use self::signals::Signals;
 use crate::admin::{self, Admin};
 use crate::config::{self, Config, Source};
-use crate::downstream;
 use crate::drain::Drain;
-use crate::pipeline::Worker;
-use crate::snapshot::{self, Current, Loaded, Reloader, Snapshot};
-use crate::telemetry::{self, Metrics, Recorder};
+use crate::snapshot::{Current, Loaded, Reloader, Snapshot};
+use crate::telemetry::{self, Metrics};
 use crate::upstream::health::Health;
 
 /// Why the gateway did not start or had to end.
@@ -59,7 +62,7 @@ pub fn run(source: Source, ready: impl FnOnce(Bound, &Config, &Snapshot)) -> Res
     let current = Arc::clone(&reloader.current);
     let drain = Drain::default();
 
-    let listeners = bind(config)?;
+    let listeners = sockets::bind(config)?;
     let address = listeners
         .first()
         .map_or(Ok(config.public.listen), TcpListener::local_addr)
@@ -70,9 +73,9 @@ pub fn run(source: Source, ready: impl FnOnce(Bound, &Config, &Snapshot)) -> Res
     let admin_address = admin_listener
         .local_addr()
         .map_err(|e| failed("admin.listen", e))?;
-    let built_in = start_built_in(config, &current, &drain)?;
+    let built_in = built_in::start(config, &current, &drain)?;
 
-    let runtime = runtime()?;
+    let runtime = worker::runtime()?;
     // Before anybody is told that it runs: from then on a signal means a drain.
     let (mut signals, hangup) = runtime
         .block_on(async { Ok((Signals::new()?, signal(SignalKind::hangup())?)) })
@@ -91,7 +94,7 @@ pub fn run(source: Source, ready: impl FnOnce(Bound, &Config, &Snapshot)) -> Res
             );
             std::thread::Builder::new()
                 .name(format!("worker-{i}"))
-                .spawn(move || work(listener, current, metrics, &drain, places))
+                .spawn(move || worker::work(listener, current, metrics, &drain, places))
                 .map_err(|e| failed("a worker thread", e))
         })
         .collect::<Result<_, _>>()?;
@@ -186,90 +189,6 @@ async fn drain_all(drain: &config::Drain, admin: &Admin, signals: &mut Signals) 
     tracing::info!(cut, took_ms = begun.elapsed().as_millis() as u64, "drained");
 }
 
-/// SIGTERM and Ctrl-C.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
-/// One worker: its own runtime, listener and connections to the backend.
-fn work(
-    listener: TcpListener,
-    current: Current,
-    metrics: Arc<Metrics>,
-    drain: &Drain,
-    places: Arc<downstream::Open>,
-) {
-    let Ok(runtime) = runtime() else {
-        tracing::error!("a worker has no event loop");
-        return;
-    };
-    runtime.block_on(async {
-        let worker = Rc::new(Worker::new(
-            current,
-            Rc::new(Recorder::new(metrics)),
-            drain.clone(),
-        ));
-        let owner = Rc::clone(&worker);
-        drop(tokio::task::spawn_local(async move {
-            let mut tick = tokio::time::interval(Duration::from_secs(1));
-            loop {
-                tick.tick().await;
-                owner.upstream.close_idle(&owner.snapshot().upstream);
-            }
-        }));
-        match tokio::net::TcpListener::from_std(listener) {
-            Ok(listener) => downstream::serve(listener, worker, places).await,
-            Err(e) => tracing::error!(error = %e, "a worker cannot listen"),
-        }
-        tokio::select! {
-            () = drain.finished() => {}
-            () = async {
-                drain.cutting().await;
-                // Cut tasks end at their next turn; one that does not must not hold the process.
-                tokio::time::sleep(Duration::from_secs(2)).await;
-            } => {}
-        }
-    });
-}
-
-fn runtime() -> Result<LocalRuntime, Failed> {
-    Builder::new_current_thread()
-        .enable_all()
-        .build_local(LocalOptions::default())
-        .map_err(|e| failed("event loop", e))
-}
-
-/// A listener for each worker, all on one address.
-fn bind(config: &Config) -> Result<Vec<TcpListener>, Failed> {
-    let mut address = config.public.listen;
-    let mut listeners = Vec::new();
-    for _ in 0..snapshot::workers(config).get() {
-        let bound = downstream::bind(address).and_then(|listener| {
-            address = listener.local_addr()?; // the port, where 0 asked for any
-            Ok(listener)
-        });
-        listeners.push(bound.map_err(|e| failed(&format!("public.listen = \"{address}\""), e))?);
-    }
-    Ok(listeners)
-}
-
 /// Forgets clients whose limits are full again.
 async fn tidy(current: Current) {
     let mut tick = tokio::time::interval(Duration::from_secs(60));
@@ -287,71 +206,4 @@ fn raise_file_limit() {
     if let Err(e) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(error = %e, "cannot raise the limit of open files");
     }
-}
-
-/// The built-in backend on a thread of its own, reached through its socket like any other.
-#[cfg(feature = "visitor")]
-fn start_built_in(
-    config: &Config,
-    current: &Current,
-    drain: &Drain,
-) -> Result<Option<std::thread::JoinHandle<()>>, Failed> {
-    if !snapshot::uses_built_in(config) {
-        return Ok(None);
-    }
-    let at = config.visitor.listen;
-    let listener = TcpListener::bind(at)
-        .and_then(|l| l.set_nonblocking(true).map(|()| l))
-        .map_err(|e| failed(&format!("visitor.listen = \"{at}\""), e))?;
-    let snapshot = current.load();
-    let options = crate::visitor::Options {
-        base_endpoint: snapshot.endpoint.url(),
-        rest_keys: config
-            .api
-            .keys
-            .values()
-            .map(|key| key.reveal().to_owned())
-            .collect(),
-        seed: config.visitor.seed.clone(),
-        mount: if snapshot.upstream_base.is_empty() {
-            "/".into()
-        } else {
-            snapshot.upstream_base.to_string()
-        },
-        ..Default::default()
-    };
-    let server =
-        crate::visitor::Server::new(&options).map_err(|e| failed("the built-in backend", e))?;
-    let drain = drain.clone();
-    let thread = std::thread::Builder::new()
-        .name("visitor".into())
-        .spawn(move || {
-            let Ok(runtime) = Builder::new_current_thread().enable_all().build() else {
-                return;
-            };
-            let ended = runtime.block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener)?;
-                // It serves until the last request is through.
-                server
-                    .serve(listener, async move { drain.finished().await })
-                    .await
-            });
-            if let Err(e) = ended {
-                tracing::error!(error = %e, "the built-in backend ended");
-            }
-        });
-    let thread = thread.map_err(|e| failed("the built-in backend", e))?;
-    Ok(Some(thread))
-}
-
-#[cfg(not(feature = "visitor"))]
-fn start_built_in(
-    config: &Config,
-    _: &Current,
-    _: &Drain,
-) -> Result<Option<std::thread::JoinHandle<()>>, Failed> {
-    if snapshot::uses_built_in(config) {
-        return Err(Failed("upstream.url = \"visitor\": this binary was built without the built-in backend: expected http://host[:port]".into()));
-    }
-    Ok(None)
 }
