@@ -13,11 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
 
 use self::signals::Signals;
 use crate::admin::{self, Admin};
 use crate::config::{self, Config, Source};
-use crate::drain::Drain;
+use crate::drain::{Drain, Leaving};
 use crate::snapshot::{Current, Loaded, Reloader, Snapshot};
 use crate::telemetry::{self, Metrics};
 use crate::upstream::health::Health;
@@ -144,7 +145,7 @@ pub fn run(source: Source, ready: impl FnOnce(Bound, &Config, &Snapshot)) -> Res
         drop(tokio::task::spawn_local(reloader.run(hangup)));
         signals.next().await;
         let drain = current.load().drain.clone();
-        drain_all(&drain, &admin, &mut signals).await;
+        drain_all(&drain, Leaving::Shutdown, &admin, &mut signals).await;
         Ok(())
     })?;
     for worker in workers {
@@ -163,7 +164,7 @@ pub fn run(source: Source, ready: impl FnOnce(Bound, &Config, &Snapshot)) -> Res
 
 /// SIGTERM -> readiness fails -> delay -> no new connection, finish what is there -> at the
 /// deadline the rest is cut and counted.
-async fn drain_all(drain: &config::Drain, admin: &Admin, signals: &mut Signals) {
+async fn drain_all(drain: &config::Drain, leaving: Leaving, admin: &Admin, signals: &mut Signals) {
     admin.draining.set(true);
     admin.metrics.draining.set(1);
     tracing::info!(delay = %drain.delay, budget = %drain.budget, connections = admin.drain.remaining(), "draining");
@@ -171,14 +172,17 @@ async fn drain_all(drain: &config::Drain, admin: &Admin, signals: &mut Signals) 
         () = tokio::time::sleep(drain.delay.0) => {}
         () = signals.next() => tracing::info!("second signal: no delay"),
     }
-    admin.drain.stop();
-    let begun = tokio::time::Instant::now();
+    admin.drain.stop(leaving, drain.budget.0);
+    let begun = Instant::now();
+    let deadline = begun + drain.budget.0;
     tokio::select! {
         () = admin.drain.finished() => {}
-        () = tokio::time::sleep(drain.budget.0) => {}
+        () = tokio::time::sleep_until(deadline) => {}
         () = signals.next() => {
             tracing::info!("second signal: two seconds left");
-            let finished = tokio::time::timeout(Duration::from_secs(2), admin.drain.finished());
+            admin.drain.hurry();
+            let deadline = deadline.min(Instant::now() + Duration::from_secs(2));
+            let finished = tokio::time::timeout_at(deadline, admin.drain.finished());
             let _: Result<(), tokio::time::error::Elapsed> = finished.await;
         }
     }
