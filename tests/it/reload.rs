@@ -562,3 +562,36 @@ async fn one_hundred_reloads_of_every_kind_lose_nothing() {
     assert_eq!(score.lost(), 0, "{score}");
     assert!(after < before + 8 * 1024, "{before} KiB, then {after} KiB");
 }
+
+#[tokio::test]
+#[ignore = "needs root, and unshare and mount of util-linux: makes a mount like a subPath's"]
+async fn a_file_that_is_a_mount_of_its_own_is_warned_of() {
+    use std::io::{BufRead, BufReader};
+    let backend = Backend::well();
+    let folder = Folder::new().with_certificate();
+    folder.write("source", std::fs::read(folder.0.join("cert.pem")).unwrap());
+    folder.write("gateway.toml", still(&backend).file());
+    let mut child = std::process::Command::new("unshare")
+        .args(["--mount", "sh", "-c"])
+        .arg("mount --bind source cert.pem && exec \"$0\" run")
+        .arg(super::support::BINARY)
+        .current_dir(&folder.0)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let warned = lines
+        .by_ref()
+        .map_while(Result::ok)
+        .take_while(|line| !line.contains("\"started\""))
+        .find(|line| line.contains("subPath"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let warned = warned.expect("a warning before it has started");
+    assert!(
+        warned.contains("cert.pem") && !warned.contains("cert.key"),
+        "{warned}"
+    );
+}
