@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::{Config, ConfigError};
+use super::entries::join;
+use super::{Config, ConfigError, Origin, Origins};
 
 /// The part of the environment that is ours, read once.
 #[derive(Default)]
@@ -59,8 +60,13 @@ impl Environment {
         )
     }
 
-    /// `table` with the environment laid over it, read strictly. An error names its variable.
-    pub(super) fn lay_over(&self, mut table: Table) -> Result<Config, ConfigError> {
+    /// `table`, whose values come from `origins`, with the environment laid over it, read
+    /// strictly. An error names its variable.
+    pub(super) fn lay_over(
+        &self,
+        mut table: Table,
+        mut origins: Origins,
+    ) -> Result<Config, ConfigError> {
         for (name, value) in &self.0 {
             match name.as_str() {
                 "REST_KEY" | "REST_KEY_FILE" => continue,
@@ -71,6 +77,7 @@ impl Environment {
                 None => generic(name)?,
             };
             set(&mut table, &section, &key, value, name)?;
+            origins.set(&join(&section, &key), Origin::Variable(name.clone()));
         }
         let mut notes = Vec::new();
         if let Some(key) = self.rest_key(&mut notes)? {
@@ -81,9 +88,18 @@ impl Environment {
             if let Value::Table(keys) = keys {
                 keys.insert(KEY_NAME.into(), Value::String(key));
             }
+            let names = ["REST_KEY", "REST_KEY_FILE"];
+            if let Some(name) = names.into_iter().find(|name| self.0.contains_key(*name)) {
+                let key = join("api.keys", KEY_NAME);
+                origins.set(&key, Origin::Variable(name.into()));
+            }
         }
         let config = read(table).map_err(ConfigError)?;
-        Ok(Config { notes, ..config })
+        Ok(Config {
+            notes,
+            origins,
+            ..config
+        })
     }
 
     /// The file that `REST_KEY_FILE` names.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::{Config, Environment};
+use super::{Config, Environment, Origins};
 
 /// What is wrong with the configuration: where it stands, what it is, what is allowed.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ impl Config {
     /// Reads `file` (none: defaults) and lays the environment over it.
     pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, ConfigError> {
         let Some(path) = file else {
-            return environment.lay_over(toml::Table::new());
+            return environment.lay_over(toml::Table::new(), Origins::default());
         };
         let text = std::fs::read_to_string(path).map_err(|e| {
             let name = path.display();
@@ -88,7 +88,7 @@ impl Config {
         toml::from_str::<Self>(text).map_err(|e| wrong(&e))?;
         let mut table: toml::Table = toml::from_str(text).map_err(|e| wrong(&e))?;
         relative_to(file.parent().unwrap_or_else(|| Path::new("")), &mut table);
-        environment.lay_over(table)
+        environment.lay_over(table, Origins::in_file(file, text))
     }
 }
 

@@ -3,8 +3,12 @@
 //!
 //! Order: defaults, then the file, then the environment. An unknown key is an error.
 
+mod describe;
+mod diff;
+mod entries;
 mod environment;
 mod load;
+mod origin;
 mod secret;
 pub mod units;
 
@@ -14,15 +18,21 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
+pub use describe::{Applies, schema};
+use describe::{LIVE, NEW_CONNECTIONS, RESTART};
+pub use diff::{Change, diff};
+pub use entries::Entry;
 pub use environment::Environment;
 pub use load::{ConfigError, Source};
+pub use origin::{Origin, Origins};
 pub use secret::Secret;
 use units::{Bytes, Count, OrOff, Rate, Span};
 
 /// The whole file, each table with its defaults.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "each table documents itself")]
 pub struct Config {
@@ -44,22 +54,30 @@ pub struct Config {
     /// What was noticed while reading that is no error, for the log.
     #[serde(skip)]
     pub notes: Vec<String>,
+    /// Where each value comes from.
+    #[serde(skip)]
+    pub origins: Origins,
 }
 
 /// `[public]`: where clients reach the gateway.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Public {
     /// The public URL of the service, `https://host[:port][/path]`, with or without final slash.
+    #[schemars(extend("x-applies" = LIVE))]
     pub base_endpoint: Option<String>,
     /// Address and port of the TLS listener.
+    #[schemars(with = "describe::Address", extend("x-applies" = RESTART))]
     pub listen: SocketAddr,
     /// Networks whose `X-Forwarded-*` headers are believed; empty: nobody's.
+    #[schemars(with = "Vec<describe::Network>", extend("x-applies" = NEW_CONNECTIONS))]
     pub trusted_proxies: Vec<IpNet>,
     /// Connections begin with a PROXY protocol header (v1 or v2) that names the client; only those
     /// of `trusted_proxies` are accepted.
+    #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
     pub proxy_protocol: bool,
     /// Further host names (`host` or `host:port`) that are answered beside the base endpoint's.
+    #[schemars(extend("x-applies" = LIVE))]
     pub extra_hosts: Vec<String>,
 }
 
@@ -76,38 +94,46 @@ impl Default for Public {
 }
 
 /// `[tls]`: the certificates that are served.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tls {
     /// PEM file with the certificate and its chain, the certificate first.
+    #[schemars(with = "Option<describe::File>", extend("x-applies" = NEW_CONNECTIONS))]
     pub certificate: Option<PathBuf>,
     /// PEM file with the private key.
+    #[schemars(with = "Option<describe::File>", extend("x-applies" = NEW_CONNECTIONS))]
     pub key: Option<PathBuf>,
     /// Further certificates, for clients that ask for one of their names (SNI).
+    #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
     pub additional: Vec<AdditionalCertificate>,
     /// PEM file with certificate authorities: every client, visitors' browsers included, must show
     /// a certificate that one of them has signed. Not set: clients need none.
+    #[schemars(with = "Option<describe::File>", extend("x-applies" = NEW_CONNECTIONS))]
     pub client_ca: Option<PathBuf>,
     /// The oldest version that is spoken.
+    #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
     pub min_version: TlsVersion,
     /// Make a self-signed certificate when neither file is there. For development only.
+    #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
     pub development: bool,
 }
 
 /// One `[[tls.additional]]`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AdditionalCertificate {
     /// Name in metrics and errors: lower-case letters, digits, `_` and `-`; not `default`.
     pub name: String,
     /// PEM file with the certificate and its chain, the certificate first.
+    #[schemars(with = "describe::File")]
     pub certificate: PathBuf,
     /// PEM file with the private key.
+    #[schemars(with = "describe::File")]
     pub key: PathBuf,
 }
 
 /// A version of TLS.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum TlsVersion {
     /// TLS 1.2 and 1.3.
     #[default]
@@ -119,26 +145,34 @@ pub enum TlsVersion {
 }
 
 /// `[upstream]`: the backend.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Upstream {
     /// `http://host[:port]`, or `visitor` for the built-in backend.
+    #[schemars(extend("x-applies" = LIVE))]
     pub url: String,
     /// Where the public base path's tree begins at the backend: `/` (the base path is
     /// stripped), `same` (it is kept), or another path.
+    #[schemars(extend("x-applies" = LIVE))]
     pub base_path: String,
     /// Longest time to open a connection.
+    #[schemars(extend("x-applies" = LIVE))]
     pub connect_timeout: Span,
     /// Longest time without progress until the head of the answer is there.
+    #[schemars(extend("x-applies" = LIVE))]
     pub response_timeout: Span,
     /// Longest silence within an answer, once its head is there.
+    #[schemars(extend("x-applies" = LIVE))]
     pub silence: Span,
     /// How long a kept connection may lie idle; keep it below the backend's own limit. A
     /// `Keep-Alive: timeout=` of the backend shortens it further.
+    #[schemars(extend("x-applies" = LIVE))]
     pub pool_idle: Span,
     /// Most idle connections kept, for each worker.
+    #[schemars(extend("x-applies" = LIVE))]
     pub pool_size: usize,
     /// How often it is tested whether the backend accepts connections.
+    #[schemars(extend("x-applies" = LIVE))]
     pub health_interval: Span,
 }
 
@@ -158,16 +192,19 @@ impl Default for Upstream {
 }
 
 /// `[api]`: the REST API and its keys.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Api {
     /// Where the API lies below the base endpoint.
+    #[schemars(extend("x-applies" = LIVE))]
     pub path: String,
     /// Accepted values of `Authorization`, by name. `REST_KEY` adds one named `rest_key`. None at
     /// all: the API is closed.
     #[serde(deserialize_with = "secret::named")]
+    #[schemars(extend("x-applies" = LIVE))]
     pub keys: BTreeMap<String, Secret>,
     /// Largest body of an API request.
+    #[schemars(extend("x-applies" = LIVE))]
     pub max_body: Bytes,
 }
 
@@ -182,10 +219,11 @@ impl Default for Api {
 }
 
 /// `[rate_limit]`: policies on API requests. A list in the file replaces the default list.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RateLimit {
     /// `[[rate_limit.policy]]`
+    #[schemars(extend("x-applies" = LIVE))]
     pub policy: Vec<Policy>,
 }
 
@@ -214,7 +252,7 @@ impl Default for RateLimit {
 }
 
 /// One `[[rate_limit.policy]]`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// Name in metrics, logs and answers: lower-case letters, digits, `_` and `-`.
@@ -230,6 +268,7 @@ pub struct Policy {
     pub burst: Option<std::num::NonZeroU32>,
     /// Networks of clients that the policy does not hold for.
     #[serde(default)]
+    #[schemars(with = "Vec<describe::Network>")]
     pub except: Vec<IpNet>,
     /// `false`: count what would be refused, refuse nothing.
     #[serde(default = "yes")]
@@ -241,7 +280,7 @@ fn yes() -> bool {
 }
 
 /// What a policy counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Match {
     /// Requests to the API with a right key.
@@ -252,7 +291,7 @@ pub enum Match {
 }
 
 /// Whose requests a policy counts together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Per {
     /// One bucket a key.
@@ -262,12 +301,14 @@ pub enum Per {
 }
 
 /// `[rewrite]`: what in answers is mapped back to the public URL.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rewrite {
     /// Map `Location`, `Content-Location`, `Refresh`, `Link` and `Set-Cookie`.
+    #[schemars(extend("x-applies" = LIVE))]
     pub headers: bool,
     /// Top-level string fields mapped in JSON answers to `…/watch_url`.
+    #[schemars(extend("x-applies" = LIVE))]
     pub json_fields: Vec<String>,
 }
 
@@ -282,22 +323,26 @@ impl Default for Rewrite {
 
 /// `[compat]`: what is let through for pages although a backend could read it in more than one way.
 /// What could be read as the API, or as a path outside the base path, stays refused.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Compat {
     /// `;` in a path.
+    #[schemars(extend("x-applies" = LIVE))]
     pub path_parameters: bool,
     /// `%2F` in a path.
+    #[schemars(extend("x-applies" = LIVE))]
     pub encoded_slashes: bool,
     /// `%25` in a path.
+    #[schemars(extend("x-applies" = LIVE))]
     pub encoded_percent: bool,
 }
 
 /// `[websocket]`: tunnels.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Websocket {
     /// A tunnel in which no byte passed for so long is closed.
+    #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
     pub idle: OrOff<Span>,
 }
 
@@ -312,21 +357,27 @@ impl Default for Websocket {
 const PER_CLIENT: std::num::NonZeroU32 = std::num::NonZeroU32::new(1000).unwrap();
 
 /// `[limits]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Worker threads, each with its own listener and upstream pool; `auto`: one a core.
+    #[schemars(extend("x-applies" = RESTART))]
     pub workers: Workers,
     /// Most connections from clients, tunnels included.
+    #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
     pub connections: usize,
     /// Most of them from one client address (IPv6: a /64 network); those of trusted proxies are
     /// not counted.
+    #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
     pub connections_per_client: OrOff<Count>,
     /// Largest head of a request.
+    #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
     pub header_bytes: Bytes,
     /// Most header fields of a request.
+    #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
     pub header_count: usize,
     /// Most concurrent streams of one HTTP/2 connection.
+    #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
     pub h2_streams: u32,
 }
 
@@ -344,8 +395,8 @@ impl Default for Limits {
 }
 
 /// How many worker threads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "WorkersAsWritten")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "WorkersAsWritten", into = "WorkersAsWritten")]
 pub enum Workers {
     /// One for each core this process may use.
     Auto,
@@ -353,11 +404,20 @@ pub enum Workers {
     Count(std::num::NonZeroUsize),
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(untagged, expecting = r#""auto" or a whole number from 1 to 256"#)]
 enum WorkersAsWritten {
     Word(String),
     Count(usize),
+}
+
+impl From<Workers> for WorkersAsWritten {
+    fn from(workers: Workers) -> Self {
+        match workers {
+            Workers::Auto => Self::Word("auto".into()),
+            Workers::Count(count) => Self::Count(count.get()),
+        }
+    }
 }
 
 impl TryFrom<WorkersAsWritten> for Workers {
@@ -378,21 +438,27 @@ impl TryFrom<WorkersAsWritten> for Workers {
 }
 
 /// `[timeouts]`: the client's side. None of them touches an open tunnel.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Timeouts {
     /// The PROXY protocol header, where `public.proxy_protocol` asks for one.
+    #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
     pub proxy_header: Span,
     /// The TLS handshake.
+    #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
     pub handshake: Span,
     /// From the first byte of a request's head to its last; also until the first byte of a new
     /// connection.
+    #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
     pub header: Span,
     /// The next bytes of a request's body; an API request's body must be whole within it.
+    #[schemars(extend("x-applies" = LIVE))]
     pub body: Span,
     /// A client that takes nothing of its answer.
+    #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
     pub write_stall: Span,
     /// A connection without a request.
+    #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
     pub keep_alive: Span,
 }
 
@@ -410,14 +476,17 @@ impl Default for Timeouts {
 }
 
 /// `[reload]`: how changed files come into force. SIGHUP reads them at once, whatever stands here.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Reload {
     /// Watch the folders of the configuration and of the files it names.
+    #[schemars(extend("x-applies" = LIVE))]
     pub watch: bool,
     /// How long nothing must change before changed files are read.
+    #[schemars(extend("x-applies" = LIVE))]
     pub settle: Span,
     /// How often the files' contents are compared, for file systems that tell of no change.
+    #[schemars(extend("x-applies" = LIVE))]
     pub poll: OrOff<Span>,
 }
 
@@ -432,12 +501,14 @@ impl Default for Reload {
 }
 
 /// `[drain]`: what happens between SIGTERM and the end.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Drain {
     /// How long new connections are still accepted after readiness has failed.
+    #[schemars(extend("x-applies" = LIVE))]
     pub delay: Span,
     /// How long requests and tunnels may go on after that.
+    #[schemars(extend("x-applies" = LIVE))]
     pub budget: Span,
 }
 
@@ -451,14 +522,17 @@ impl Default for Drain {
 }
 
 /// `[log]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
     /// `json`, `text`, or `auto`: text on a terminal, else JSON.
+    #[schemars(extend("x-applies" = RESTART))]
     pub format: LogFormat,
     /// `error`, `warn`, `info` or `debug`.
+    #[schemars(extend("x-applies" = LIVE))]
     pub level: LogLevel,
     /// One line for each request.
+    #[schemars(extend("x-applies" = LIVE))]
     pub access: bool,
 }
 
@@ -473,7 +547,7 @@ impl Default for Log {
 }
 
 /// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// Text on a terminal, else JSON.
@@ -485,7 +559,7 @@ pub enum LogFormat {
 }
 
 /// The least important lines that are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the usual four")]
 pub enum LogLevel {
@@ -496,10 +570,11 @@ pub enum LogLevel {
 }
 
 /// `[admin]`: health and metrics, on an address of their own.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
     /// Address and port, plain HTTP.
+    #[schemars(with = "describe::Address", extend("x-applies" = RESTART))]
     pub listen: SocketAddr,
 }
 
@@ -512,12 +587,14 @@ impl Default for Admin {
 }
 
 /// `[visitor]`: the built-in backend; used when `upstream.url = "visitor"`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Visitor {
     /// Address and port, plain HTTP.
+    #[schemars(with = "describe::Address", extend("x-applies" = RESTART))]
     pub listen: SocketAddr,
     /// JSON file with sample visitors.
+    #[schemars(with = "Option<describe::File>", extend("x-applies" = RESTART))]
     pub seed: Option<PathBuf>,
 }
 

@@ -6,8 +6,8 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// A span of time: a whole number and one of `ms`, `s`, `m`, `h`, `d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +68,18 @@ impl Bytes {
     }
 }
 
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (n, unit) = match self.0 {
+            n if n == 0 || n % (1 << 10) != 0 => (n, "B"),
+            n if n % (1 << 20) != 0 => (n >> 10, "KiB"),
+            n if n % (1 << 30) != 0 => (n >> 20, "MiB"),
+            n => (n >> 30, "GiB"),
+        };
+        write!(f, "{n}{unit}")
+    }
+}
+
 /// So many per span of time: `"100/60s"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
@@ -95,7 +107,7 @@ impl fmt::Display for Rate {
 }
 
 /// How many of something: a whole number, not 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Count(pub NonZeroU32);
 
 impl FromText for Count {
@@ -157,6 +169,11 @@ macro_rules! from_text {
                 from.deserialize_any(Text::<Self>(std::marker::PhantomData))
             }
         }
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.collect_str(self)
+            }
+        }
     )+};
 }
 
@@ -183,6 +200,15 @@ impl<T: FromText> FromText for OrOff<T> {
 impl<'de, T: FromText> Deserialize<'de> for OrOff<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from.deserialize_any(Text::<Self>(std::marker::PhantomData))
+    }
+}
+
+impl<T: Serialize> Serialize for OrOff<T> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Off => to.serialize_str("off"),
+            Self::On(value) => value.serialize(to),
+        }
     }
 }
 
@@ -257,9 +283,12 @@ mod tests {
     }
 
     #[test]
-    fn a_span_is_shown_in_its_largest_whole_unit() {
+    fn spans_and_sizes_are_shown_in_their_largest_whole_unit() {
         for text in ["0s", "30s", "250ms", "5m", "48h"] {
             assert_eq!(Span::parse(text).unwrap().to_string(), text);
+        }
+        for text in ["0B", "1000B", "64KiB", "1MiB", "3GiB", "1025KiB"] {
+            assert_eq!(Bytes::parse(text).unwrap().to_string(), text);
         }
     }
 }

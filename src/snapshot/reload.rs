@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::watch::{Watch, is_a_mount};
 use super::{Current, Snapshot};
-use crate::config::{Config, ConfigError, Source};
+use crate::config::{self, Applies, Change, Config, ConfigError, Source};
 use crate::telemetry::{LogGuard, Metrics};
 
 /// What was read and compiled in one go.
@@ -106,6 +106,8 @@ pub struct Reloader {
     /// Its level follows the configuration.
     pub log: Arc<LogGuard>,
     config: Config,
+    /// The configuration of the start, for what is in force until a restart.
+    started: Config,
     /// As of the last attempt, whatever became of it.
     files: Files,
     generation: i64,
@@ -135,6 +137,7 @@ impl Reloader {
             current: Arc::new(arc_swap::ArcSwap::from_pointee(snapshot)),
             metrics,
             log,
+            started: config.clone(),
             config,
             files,
             generation: 0,
@@ -244,7 +247,11 @@ impl Reloader {
                 snapshot,
                 files,
             }) => {
-                let changed = files.changed_since(&self.files).join(", ");
+                let changed_files = files.changed_since(&self.files).join(", ");
+                let changes = config::diff(&self.config, &config);
+                // What waits for a restart goes on to be told until there is one.
+                let waiting = config::diff(&self.started, &config);
+                let waiting = waiting.iter().filter(|c| c.applies == Applies::Restart);
                 self.current.store(Arc::new(snapshot));
                 self.config = config;
                 self.files = files;
@@ -253,9 +260,14 @@ impl Reloader {
                 tracing::info!(
                     trigger,
                     generation = self.generation,
-                    files = changed,
+                    files = changed_files,
+                    changed = keys(changes.iter()),
                     "reloaded"
                 );
+                let waiting = keys(waiting);
+                if !waiting.is_empty() {
+                    tracing::warn!(keys = waiting, "changed, and in force only after a restart");
+                }
             }
             Err(rejected) => {
                 let Rejected { why, seen } = *rejected;
@@ -323,9 +335,17 @@ async fn after(span: Option<Duration>) {
     }
 }
 
+fn keys<'c>(changes: impl Iterator<Item = &'c Change>) -> String {
+    let keys: Vec<_> = changes.map(|change| &*change.key).collect();
+    keys.join(", ")
+}
+
 /// A word that differs when the configuration does; keys do not go into it.
 fn hash(config: &Config) -> String {
-    let digest = digest(&SHA256, format!("{config:?}").as_bytes());
+    let entries = config.entries();
+    let shown = entries.iter().map(|entry| (&entry.key, &entry.value));
+    let text = format!("{:?}", shown.collect::<Vec<_>>());
+    let digest = digest(&SHA256, text.as_bytes());
     let first = &digest.as_ref()[..6];
     first.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -324,6 +324,34 @@ async fn limits_go_on_counting_where_their_policy_stays() {
 }
 
 #[tokio::test]
+async fn what_needs_a_restart_is_told_and_the_rest_is_in_force() {
+    let backend = Backend::well();
+    let setup = still(&backend);
+    let gateway = setup.clone().start().await;
+    let changed = setup.toml(
+        "limits.workers = 3\npublic.listen = '127.0.0.1:1'\nadmin.listen = '127.0.0.1:2'\nlimits.header_count = 50\napi.keys.more = 'canary'",
+    );
+    assert_eq!(rewrite(&gateway, &changed).await, 1);
+    const WAITS: &str = "changed, and in force only after a restart";
+    until("a warning", || gateway.events(WAITS).len() == 1).await;
+    let told = gateway.events(WAITS)[0]["keys"].to_string();
+    for key in ["limits.workers", "public.listen", "admin.listen"] {
+        assert!(told.contains(key), "{told}");
+    }
+    assert!(!told.contains("header_count") && !told.contains("more"));
+    let changed_keys = gateway.events("reloaded")[0]["changed"].to_string();
+    for key in ["limits.workers", "limits.header_count", "api.keys.more"] {
+        assert!(changed_keys.contains(key), "{changed_keys}");
+    }
+    assert!(!gateway.log().join("").contains("canary"));
+    let mut client = Client::connect(&gateway, Proto::H1).await;
+    assert_eq!(status_with(&mut client, "canary").await, 200);
+    // Told again, for as long as it waits.
+    rewrite(&gateway, &changed.toml("limits.header_count = 51")).await;
+    until("a warning", || gateway.events(WAITS).len() == 2).await;
+}
+
+#[tokio::test]
 async fn limits_of_connections_hold_for_new_ones() {
     let backend = Backend::well();
     let setup = still(&backend);
