@@ -50,6 +50,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Wrong> {
             .filter(|key| !key.is_empty())
             .cloned()
             .collect(),
+        judge: None,
         secret_key: arguments.secret_key.clone().filter(|key| !key.is_empty()),
         seed: arguments.seed.clone(),
         mount: arguments.mount.clone(),

@@ -37,6 +37,10 @@ const MIN_SECRET: usize = 32;
 /// How long requests and sockets may take to end after shutdown began.
 const DRAIN: Duration = Duration::from_secs(1);
 
+/// Judges the only line of `Authorization`, or that there is none: whether it is let in; `None`: the
+/// REST API is disabled.
+pub type Judge = Arc<dyn Fn(Option<&[u8]>) -> Option<bool> + Send + Sync>;
+
 /// What the backend needs to know to run.
 pub struct Options {
     /// Public URL under which visitors and agents reach this backend, e.g.
@@ -46,6 +50,8 @@ pub struct Options {
     /// Accepted values of the `Authorization` header; empty: the REST API is disabled (contract
     /// section 0).
     pub rest_keys: Vec<String>,
+    /// Judges the `Authorization` header in the place of `rest_keys`.
+    pub judge: Option<Judge>,
     /// Signs tokens (HMAC-SHA256); at least 32 characters. `None`: a random one, valid until the
     /// process ends.
     pub secret_key: Option<String>,
@@ -64,6 +70,7 @@ impl Default for Options {
         Self {
             base_endpoint: "http://127.0.0.1:5002".to_owned(),
             rest_keys: Vec::new(),
+            judge: None,
             secret_key: None,
             seed: None,
             mount: "/".to_owned(),
@@ -185,12 +192,15 @@ impl App {
             let count = seed::load(path, &store)?;
             tracing::info!(count, "sample visitors loaded");
         }
-        if options.rest_keys.is_empty() {
+        if options.rest_keys.is_empty() && options.judge.is_none() {
             tracing::warn!("no REST key is given: the REST API is disabled");
         }
         Ok(Self {
             base_endpoint,
-            keys: api::Keys::new(&options.rest_keys),
+            keys: match &options.judge {
+                Some(judge) => api::Keys::judged(judge),
+                None => api::Keys::new(&options.rest_keys),
+            },
             license: watch_url::license_is_not_empty,
             signer: token::Signer::new(options.secret_key.as_deref())?,
             store,
