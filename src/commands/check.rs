@@ -13,12 +13,14 @@ pub(super) fn check(source: impl FnOnce() -> Result<Source, ConfigError>) -> Res
     if let Some(flaw) = snapshot.tls.flaw(now.as_secs() as i64) {
         return Err(Wrong(flaw));
     }
-    for note in &config.notes {
+    println!("ok: {}", snapshot.endpoint.url());
+    for note in &snapshot.notes {
         println!("note: {note}");
     }
-    println!("ok: {}", snapshot.endpoint.url());
     if snapshot.keys.is_empty() {
-        println!("note: no API key is configured (REST_KEY): the REST API is closed");
+        println!(
+            "note: no API key is configured (REST_KEY, api.keys, api.keys_file): the REST API is closed"
+        );
     }
     Ok(())
 }

@@ -187,6 +187,7 @@ mod tests {
                     "tls.certificate",
                     "tls.key",
                     "tls.client_ca",
+                    "api.upstream_key",
                     "visitor.seed",
                 ];
                 assert_eq!(

@@ -6,11 +6,14 @@ use indexmap::IndexMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::describe::{Applies, RESTART, schema};
-use super::{Config, Origin};
+use super::describe::{Applies, LIVE, RESTART, schema};
+use super::{Config, Origin, RestKey};
 
 /// What is shown of a secret.
 pub(super) const HIDDEN: &str = "***";
+
+/// The key that the environment gives.
+pub(super) const REST_KEY: &str = "api.keys.rest_key";
 
 /// One key and its value.
 #[derive(Clone, Debug)]
@@ -45,6 +48,18 @@ impl Config {
         walk(&SCHEMA, &node, "", RESTART, &mut |entry, value| {
             found.push((entry, value));
         });
+        if self.api.rest_key != RestKey::None {
+            let after = found.iter().rposition(|(e, _)| e.key.starts_with("api."));
+            let entry = Entry {
+                key: REST_KEY.into(),
+                value: Some(format!("{HIDDEN:?}")),
+                origin: Origin::Default,
+                applies: LIVE,
+                secret: true,
+            };
+            // The environment does not change; a file that it names does, unseen here.
+            found.insert(after.map_or(0, |at| at + 1), (entry, Value::Null));
+        }
         found.into_iter().map(|(entry, value)| {
             let origin = self.origins.of(&entry.key);
             (Entry { origin, ..entry }, value)
@@ -185,7 +200,7 @@ mod tests {
         assert!(
             entries
                 .iter()
-                .all(|e| e.origin == Origin::Default && !e.secret)
+                .all(|e| e.origin == Origin::Default && !(e.secret && e.value.is_some()))
         );
         assert_eq!(entries[0].value, None);
     }

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::entries::join;
-use super::{Config, ConfigError, Origin, Origins};
+use super::entries::{REST_KEY, join};
+use super::{Config, ConfigError, Origin, Origins, RestKey, Secret};
 
 /// The part of the environment that is ours, read once.
 #[derive(Default)]
@@ -29,8 +28,6 @@ const NAMES: [(&str, &str, &str); 4] = [
     ("TLS_KEY_FILE", "tls", "key"),
 ];
 const PREFIX: &str = "GATEWAY__";
-/// The name of the key that `REST_KEY` gives.
-const KEY_NAME: &str = "rest_key";
 
 impl Environment {
     /// Takes the process' environment.
@@ -79,65 +76,26 @@ impl Environment {
             set(&mut table, &section, &key, value, name)?;
             origins.set(&join(&section, &key), Origin::Variable(name.clone()));
         }
-        let mut notes = Vec::new();
-        if let Some(key) = self.rest_key(&mut notes)? {
-            let api = section(&mut table, "api");
-            let keys = api
-                .entry("keys")
-                .or_insert_with(|| Value::Table(Table::new()));
-            if let Value::Table(keys) = keys {
-                keys.insert(KEY_NAME.into(), Value::String(key));
-            }
-            let names = ["REST_KEY", "REST_KEY_FILE"];
-            if let Some(name) = names.into_iter().find(|name| self.0.contains_key(*name)) {
-                let key = join("api.keys", KEY_NAME);
-                origins.set(&key, Origin::Variable(name.into()));
-            }
+        let mut config = read(table).map_err(ConfigError)?;
+        config.api.rest_key = self.rest_key()?;
+        let names = ["REST_KEY", "REST_KEY_FILE"];
+        if let Some(name) = names.into_iter().find(|name| self.0.contains_key(*name)) {
+            origins.set(REST_KEY, Origin::Variable(name.into()));
         }
-        let config = read(table).map_err(ConfigError)?;
-        Ok(Config {
-            notes,
-            origins,
-            ..config
-        })
+        Ok(Config { origins, ..config })
     }
 
-    /// The file that `REST_KEY_FILE` names.
-    pub(super) fn rest_key_file(&self) -> Option<PathBuf> {
-        self.0.get("REST_KEY_FILE").map(PathBuf::from)
-    }
-
-    /// The key of `REST_KEY` or of the file that `REST_KEY_FILE` names; none when empty: then the
-    /// API is closed, as the service itself does (contract section 0).
-    fn rest_key(&self, notes: &mut Vec<String>) -> Result<Option<String>, ConfigError> {
-        let key = match (self.0.get("REST_KEY"), self.0.get("REST_KEY_FILE")) {
-            (Some(_), Some(_)) => {
-                return Err(ConfigError(
-                    "REST_KEY and REST_KEY_FILE are both set: expected one of them".into(),
-                ));
-            }
-            (Some(key), None) => key.clone(),
-            (None, Some(file)) => match std::fs::read_to_string(Path::new(file)) {
-                Ok(text) => text
-                    .strip_suffix('\n')
-                    .map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t))
-                    .to_owned(),
-                // Closed, not refused: the pages and the sockets need no key.
-                Err(e) => {
-                    notes.push(format!(
-                        "REST_KEY_FILE = {file:?} cannot be read: {e}: the API stays closed"
-                    ));
-                    return Ok(None);
-                }
-            },
-            (None, None) => return Ok(None),
-        };
-        if let (true, Some(file)) = (key.is_empty(), self.0.get("REST_KEY_FILE")) {
-            notes.push(format!(
-                "REST_KEY_FILE = {file:?} is empty: the API stays closed"
-            ));
+    /// `REST_KEY`, unless it is empty (then the service has none either, contract section 0), or
+    /// the file that `REST_KEY_FILE` names.
+    fn rest_key(&self) -> Result<RestKey, ConfigError> {
+        match (self.0.get("REST_KEY"), self.0.get("REST_KEY_FILE")) {
+            (Some(_), Some(_)) => Err(ConfigError(
+                "REST_KEY and REST_KEY_FILE are both set: expected one of them".into(),
+            )),
+            (Some(key), None) if !key.is_empty() => Ok(RestKey::Value(Secret::new(key.clone()))),
+            (None, Some(file)) => Ok(RestKey::File(file.into())),
+            (Some(_) | None, None) => Ok(RestKey::None),
         }
-        Ok((!key.is_empty()).then_some(key))
     }
 }
 

@@ -59,8 +59,8 @@ impl Source {
             .iter()
             .chain(named.into_iter().flatten())
             .chain(more)
+            .chain(config.api.files())
             .cloned()
-            .chain(self.environment.rest_key_file())
             .collect()
     }
 }
@@ -113,7 +113,9 @@ fn place(text: &str, error: &toml::de::Error) -> String {
 /// Paths in the file are meant from where the file lies.
 fn relative_to(folder: &Path, table: &mut toml::Table) {
     let join = |table: &mut toml::Table, key: &str| {
-        if let Some(toml::Value::String(path)) = table.get_mut(key) {
+        if let Some(toml::Value::String(path)) = table.get_mut(key)
+            && path != "off"
+        {
             *path = folder.join(&*path).to_string_lossy().into_owned();
         }
     };
@@ -121,6 +123,8 @@ fn relative_to(folder: &Path, table: &mut toml::Table) {
         ("tls", "certificate"),
         ("tls", "key"),
         ("tls", "client_ca"),
+        ("api", "keys_file"),
+        ("api", "upstream_key_file"),
         ("visitor", "seed"),
     ] {
         if let Some(toml::Value::Table(section)) = table.get_mut(section) {

@@ -1,8 +1,9 @@
 //! `gateway.toml` as written: strict, defaulted, unit-typed. No work is done here: nothing is
-//! opened but the file itself and the key file, nothing is resolved or compiled.
+//! opened but the file itself, nothing is resolved or compiled.
 //!
 //! Order: defaults, then the file, then the environment. An unknown key is an error.
 
+mod api;
 mod describe;
 mod diff;
 mod entries;
@@ -12,7 +13,6 @@ mod origin;
 mod secret;
 pub mod units;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use api::{Accept, Api, ForwardAuthorization, RestKey};
 pub use describe::{Applies, schema};
 use describe::{LIVE, NEW_CONNECTIONS, RESTART};
 pub use diff::{Change, diff};
@@ -51,9 +52,6 @@ pub struct Config {
     pub log: Log,
     pub admin: Admin,
     pub visitor: Visitor,
-    /// What was noticed while reading that is no error, for the log.
-    #[serde(skip)]
-    pub notes: Vec<String>,
     /// Where each value comes from.
     #[serde(skip)]
     pub origins: Origins,
@@ -187,33 +185,6 @@ impl Default for Upstream {
             pool_idle: Span::secs(4),
             pool_size: 512,
             health_interval: Span::secs(5),
-        }
-    }
-}
-
-/// `[api]`: the REST API and its keys.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Api {
-    /// Where the API lies below the base endpoint.
-    #[schemars(extend("x-applies" = LIVE))]
-    pub path: String,
-    /// Accepted values of `Authorization`, by name. `REST_KEY` adds one named `rest_key`. None at
-    /// all: the API is closed.
-    #[serde(deserialize_with = "secret::named")]
-    #[schemars(extend("x-applies" = LIVE))]
-    pub keys: BTreeMap<String, Secret>,
-    /// Largest body of an API request.
-    #[schemars(extend("x-applies" = LIVE))]
-    pub max_body: Bytes,
-}
-
-impl Default for Api {
-    fn default() -> Self {
-        Self {
-            path: "/api".into(),
-            keys: BTreeMap::new(),
-            max_body: Bytes(64 << 10),
         }
     }
 }

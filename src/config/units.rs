@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::de::{self, Deserializer, Visitor};
@@ -117,6 +118,13 @@ impl FromText for Count {
     }
     fn from_number(number: i64) -> Option<Self> {
         NonZeroU32::new(number.try_into().ok()?).map(Self)
+    }
+}
+
+impl FromText for PathBuf {
+    const ALLOWED: &'static str = "a path";
+    fn from_text(text: &str) -> Option<Self> {
+        (!text.is_empty()).then(|| text.into())
     }
 }
 

@@ -20,7 +20,8 @@ use crate::names::Route;
 use crate::peer;
 use crate::reject::{Form, Reject};
 use crate::snapshot::Snapshot;
-use crate::stages::headers::{self, Framing, Outgoing};
+use crate::stages::auth::Admitted;
+use crate::stages::headers::{self, Authorization, Framing, Outgoing};
 use crate::stages::route::Place;
 use crate::stages::websocket;
 use crate::telemetry::{Record, Recorder};
@@ -128,15 +129,17 @@ async fn answer(
 
     // The key and the limits, for the API alone. Who fails too often is not even heard.
     let client = client(&snapshot, session, &head.headers, record);
+    let mut authorization = Authorization::Own;
     if routed.route.is_api() {
         snapshot.rate_limits.may_authenticate(client)?;
-        let key = authorize(&snapshot, &session.worker.recorder, &head.headers, record)
+        let admitted = authorize(&snapshot, &session.worker.recorder, &head.headers, record)
             .inspect_err(|reject| {
                 if *reject != Reject::ApiNotEnabled {
                     snapshot.rate_limits.failed_to_authenticate(client);
                 }
             })?;
-        snapshot.rate_limits.check(key, client)?;
+        snapshot.rate_limits.check(admitted.key, client)?;
+        authorization = Authorization::Judged(admitted.forwarded);
     }
     let rest = match routed.place {
         Place::Below(rest) => rest,
@@ -172,6 +175,8 @@ async fn answer(
         },
         query: head.uri.query(),
         headers: &head.headers,
+        authorization,
+        is_key: &|value| snapshot.keys.is_key(value),
         forwarded: &snapshot.forwarded[host],
         peer: &session.peer.text,
         trusted: session.peer.trusted,
@@ -263,17 +268,17 @@ fn client(
     record.client.unwrap_or(session.peer.address)
 }
 
-fn authorize(
-    snapshot: &Snapshot,
+fn authorize<'a>(
+    snapshot: &'a Snapshot,
     recorder: &Recorder,
-    headers: &HeaderMap,
+    headers: &'a HeaderMap,
     record: &mut Record,
-) -> Result<usize, Reject> {
+) -> Result<Admitted<'a>, Reject> {
     let checked = snapshot.keys.check(headers);
-    recorder.authorized(checked.map(|position| snapshot.keys.name(position)));
-    let position = checked?;
-    record.key = Some(Arc::clone(snapshot.keys.name(position)));
-    Ok(position)
+    recorder.authorized(checked.map(|admitted| &snapshot.key_series[admitted.key]));
+    let admitted = checked?;
+    record.key = Some(Arc::clone(snapshot.keys.name(admitted.key)));
+    Ok(admitted)
 }
 
 /// `308` to the base path with its final slash (relative links of the page begin there).

@@ -13,6 +13,13 @@ use crate::config::Config;
 use crate::drain::Drain;
 use crate::snapshot::{self, Current};
 
+/// What the built-in backend's keys are: whatever is in force here.
+#[cfg(feature = "visitor")]
+fn judge(current: &Current) -> crate::visitor::Judge {
+    let current = std::sync::Arc::clone(current);
+    std::sync::Arc::new(move |authorization| current.load().keys.backend_admits(authorization))
+}
+
 /// The built-in backend on a thread of its own, reached through its socket like any other.
 #[cfg(feature = "visitor")]
 pub(super) fn start(
@@ -30,12 +37,7 @@ pub(super) fn start(
     let snapshot = current.load();
     let options = crate::visitor::Options {
         base_endpoint: snapshot.endpoint.url(),
-        rest_keys: config
-            .api
-            .keys
-            .values()
-            .map(|key| key.reveal().to_owned())
-            .collect(),
+        judge: Some(judge(current)),
         seed: config.visitor.seed.clone(),
         mount: if snapshot.upstream_base.is_empty() {
             "/".into()

@@ -101,11 +101,13 @@ pub fn run(source: Source, ready: impl FnOnce(Bound, &Config, &Snapshot)) -> Res
         .collect::<Result<_, _>>()?;
 
     tracing::info!(listen = %address, admin = %admin_address, base_endpoint = current.load().endpoint.url(), workers = workers.len(), version = env!("CARGO_PKG_VERSION"), "started");
-    for note in &config.notes {
+    for note in &current.load().notes {
         tracing::warn!("{note}");
     }
     if current.load().keys.is_empty() {
-        tracing::warn!("no API key is configured (REST_KEY): the REST API is closed");
+        tracing::warn!(
+            "no API key is configured (REST_KEY, api.keys, api.keys_file): the REST API is closed"
+        );
     }
     ready(
         Bound {

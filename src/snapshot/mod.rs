@@ -2,6 +2,7 @@
 //! Requests take it from one `ArcSwap`, each anew, so that a change holds from the next request on.
 
 mod endpoint;
+mod keys;
 mod limits;
 mod reload;
 mod watch;
@@ -20,7 +21,7 @@ use crate::stages::auth::Keys;
 use crate::stages::headers::Forwarded;
 use crate::stages::rewrite::{Rewrite, Tree};
 use crate::stages::route::Routes;
-use crate::telemetry::Metrics;
+use crate::telemetry::{KeySeries, Metrics};
 use crate::tls::{self, Pair, Served};
 use crate::upstream;
 
@@ -52,6 +53,8 @@ pub struct Snapshot {
     pub upstream: upstream::Settings,
     /// Who may use the API.
     pub keys: Keys,
+    /// What the use of each key counts, at the key's position.
+    pub key_series: Box<[KeySeries]>,
     /// How often.
     pub rate_limits: RateLimits,
     /// The way back.
@@ -72,6 +75,8 @@ pub struct Snapshot {
     pub drain: config::Drain,
     /// The certificates that are served.
     pub tls: Served,
+    /// What was noticed while compiling that is no error, for the log.
+    pub notes: Vec<String>,
 }
 
 impl Snapshot {
@@ -118,23 +123,7 @@ impl Snapshot {
                     .map(|h| Endpoint::host("public.extra_hosts", h)),
             )
             .collect::<Result<_, _>>()?;
-        let keys = Keys::new(
-            config
-                .api
-                .keys
-                .iter()
-                .map(|(name, key)| (name.as_str(), key.reveal())),
-        );
-        for (name, key) in &config.api.keys {
-            // Such a value could never arrive: header values are visible ASCII without outer spaces.
-            if key.reveal().trim() != key.reveal()
-                || !key.reveal().bytes().all(|b| matches!(b, 0x20..=0x7e))
-            {
-                return Err(ConfigError(format!(
-                    "api.keys.{name}: expected visible ASCII characters without leading or trailing spaces"
-                )));
-            }
-        }
+        let (keys, notes) = keys::read(&config.api)?;
         let tls = tls(config, &endpoint.host, previous.map(|p| &p.tls))?;
         let policies = policies(config, &keys, metrics, previous.map(|p| &p.rate_limits))?;
         let limits = ConnectionLimits::of(config);
@@ -178,6 +167,7 @@ impl Snapshot {
             },
             upstream_base,
             endpoint,
+            key_series: keys.names().map(|name| metrics.key(name)).collect(),
             keys,
             rate_limits: policies,
             api_max_body: config.api.max_body.0,
@@ -191,6 +181,7 @@ impl Snapshot {
             drain: config.drain.clone(),
             health_interval: config.upstream.health_interval.0,
             tls,
+            notes,
         })
     }
 
@@ -204,9 +195,7 @@ impl Snapshot {
                 .with_label_values(&[&*certificate.name])
                 .set(certificate.not_after as f64);
         }
-        for name in self.keys.names() {
-            metrics.key_last_used.with_label_values(&[name]);
-        }
+        metrics.keep_keys(self.keys.names());
     }
 }
 

@@ -228,11 +228,11 @@ impl Reloader {
     async fn load(&self) -> Option<Result<Loaded, Box<Rejected>>> {
         let (source, metrics) = (Arc::clone(&self.source), Arc::clone(&self.metrics));
         let previous = self.current.load_full();
-        let (files, notes) = (self.files.paths(), self.config.notes.clone());
+        let files = self.files.paths();
         blocking(move || {
             let seen = Files::look(files);
             let loaded = Loaded::load(&source, &metrics, Some(&previous))
-                .and_then(|loaded| is_better(loaded, &previous, &notes));
+                .and_then(|loaded| is_better(loaded, &previous));
             loaded.map_err(|why| Box::new(Rejected { why, seen }))
         })
         .await
@@ -296,7 +296,7 @@ struct Rejected {
 }
 
 /// Refuses what could be a start but is worse than what is in force.
-fn is_better(loaded: Loaded, previous: &Snapshot, notes: &[String]) -> Result<Loaded, ConfigError> {
+fn is_better(loaded: Loaded, previous: &Snapshot) -> Result<Loaded, ConfigError> {
     let now = unix_now();
     if let Some(flaw) = loaded.snapshot.tls.flaw(now)
         && previous.tls.flaw(now).is_none()
@@ -304,12 +304,8 @@ fn is_better(loaded: Loaded, previous: &Snapshot, notes: &[String]) -> Result<Lo
         return Err(ConfigError(flaw));
     }
     // At a start a file of keys that says nothing closes the API; a running one keeps its keys.
-    match loaded
-        .config
-        .notes
-        .iter()
-        .find(|note| !notes.contains(note))
-    {
+    let mut notes = loaded.snapshot.notes.iter();
+    match notes.find(|note| !previous.notes.contains(note)) {
         Some(new) => Err(ConfigError(new.clone())),
         None => Ok(loaded),
     }

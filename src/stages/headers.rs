@@ -40,6 +40,15 @@ impl Forwarded {
     }
 }
 
+/// What the backend gets as `Authorization`.
+#[derive(Clone, Copy)]
+pub enum Authorization<'a> {
+    /// What the client sent, of a page: the service may have logins of its own.
+    Own,
+    /// This, or none: of an API request, whose key was judged.
+    Judged(Option<&'a [u8]>),
+}
+
 /// How the body travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
@@ -52,7 +61,6 @@ pub enum Framing {
 }
 
 /// What the head to the backend is made of.
-#[derive(Debug)]
 pub struct Outgoing<'a> {
     /// The client's method.
     pub method: &'a Method,
@@ -62,6 +70,11 @@ pub struct Outgoing<'a> {
     pub query: Option<&'a str>,
     /// The client's headers.
     pub headers: &'a HeaderMap,
+    /// What becomes of `Authorization`.
+    pub authorization: Authorization<'a>,
+    /// Whether the value of a header is a key of the gateway: such a line of `Authorization` or
+    /// `X-Api-Key` is left out. Asked only where there is one.
+    pub is_key: &'a dyn Fn(&[u8]) -> bool,
     /// The lines for the host that was asked for.
     pub forwarded: &'a Forwarded,
     /// Address of the peer.
@@ -97,6 +110,11 @@ impl Outgoing<'_> {
                 Kind::AcceptEncoding => !self.identity && !is_named(&named, name),
                 Kind::HopByHop | Kind::Written => false,
                 Kind::Forwarding => self.trusted,
+                Kind::Authorization => {
+                    matches!(self.authorization, Authorization::Own)
+                        && !(self.is_key)(value.as_bytes())
+                }
+                Kind::ApiKey => !is_named(&named, name) && !(self.is_key)(value.as_bytes()),
                 // HTTP/2 splits cookies into crumbs, HTTP/1.1 has one line (RFC 9113 section 8.2.3).
                 Kind::Cookie => {
                     cookies += 1;
@@ -152,6 +170,9 @@ impl Outgoing<'_> {
         } else {
             out.extend_from_slice(&f.all);
         }
+        if let Authorization::Judged(Some(key)) = self.authorization {
+            line(out, "authorization", key);
+        }
         line(out, "x-request-id", self.request_id.as_bytes());
         match self.framing {
             Framing::None => {}
@@ -185,6 +206,8 @@ enum Kind {
     Forwarding,
     AcceptEncoding,
     Cookie,
+    Authorization,
+    ApiKey,
 }
 
 fn kind(name: &str) -> Kind {
@@ -204,6 +227,8 @@ fn kind(name: &str) -> Kind {
         }
         "accept-encoding" => Kind::AcceptEncoding,
         "cookie" => Kind::Cookie,
+        "authorization" => Kind::Authorization,
+        "x-api-key" => Kind::ApiKey,
         // `Proxy` becomes HTTP_PROXY in CGI-like backends, whoever sent it.
         "proxy" => Kind::HopByHop,
         "forwarded"
@@ -350,6 +375,8 @@ mod tests {
             path: ["/up", "/x"],
             query: Some("q=%23tag"),
             headers: &map,
+            authorization: Authorization::Own,
+            is_key: &|value| value == b"K",
             forwarded: &forwarded,
             peer: "192.0.2.7",
             trusted,
@@ -367,8 +394,12 @@ mod tests {
     #[test]
     fn the_head_is_written_with_our_own_forwarded_headers() {
         assert_eq!(
-            written(&[("accept", "*/*"), ("authorization", "K")], false, |_| {}),
-            "GET /up/x?q=%23tag HTTP/1.1\r\naccept: */*\r\nauthorization: K\r\nx-forwarded-for: 192.0.2.7\r\nhost: support.acmetech.com\r\n\
+            written(
+                &[("accept", "*/*"), ("authorization", "Basic x")],
+                false,
+                |_| {}
+            ),
+            "GET /up/x?q=%23tag HTTP/1.1\r\naccept: */*\r\nauthorization: Basic x\r\nx-forwarded-for: 192.0.2.7\r\nhost: support.acmetech.com\r\n\
              x-forwarded-prefix: /cobrowsing\r\nx-forwarded-host: support.acmetech.com\r\nx-forwarded-proto: https\r\nx-forwarded-port: 443\r\n\
              x-request-id: id1\r\n\r\n"
         );
@@ -453,12 +484,35 @@ mod tests {
             ("expect", "100-continue"),
             ("x-mine", "1"),
             ("x-second", "2"),
-            ("authorization", "K"),
+            ("authorization", "Basic x"),
         ];
         assert_eq!(
             written(&hops, false, |_| {}),
-            written(&[("authorization", "K")], false, |_| {})
+            written(&[("authorization", "Basic x")], false, |_| {})
         );
+    }
+
+    #[test]
+    fn a_key_stands_where_the_api_has_it_and_nowhere_else() {
+        let plain = written(&[], false, |_| {});
+        for (name, value) in [("authorization", "K"), ("x-api-key", "K")] {
+            assert_eq!(written(&[(name, value)], false, |_| {}), plain, "{name}");
+        }
+        // Line by line.
+        let own = [("authorization", "Basic x"), ("x-api-key", "other")];
+        let mixed = [own[0], ("authorization", "K"), own[1], ("x-api-key", "K")];
+        assert_eq!(written(&mixed, false, |_| {}), written(&own, false, |_| {}));
+        assert!(written(&own, false, |_| {}).contains("authorization: Basic x\r\n"));
+        // Of the API: what was judged, in place of what was sent.
+        let of_api = |key: Option<&'static [u8]>| {
+            let sent = [("authorization", "Bearer K"), ("x-api-key", "K")];
+            written(&sent, false, |o| {
+                o.authorization = Authorization::Judged(key);
+            })
+        };
+        assert_eq!(of_api(None), plain);
+        let with = plain.replace("x-request-id", "authorization: own\r\nx-request-id");
+        assert_eq!(of_api(Some(b"own")), with);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! ([`crate::names`], [`Reject::CODES`], names in the configuration): no path, host, address or
 //! key can become one.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::core::Collector;
@@ -12,6 +13,7 @@ use prometheus::{
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use super::keys::{KeyMetrics, KeySeries};
 use crate::names::Route;
 use crate::reject::Reject;
 
@@ -93,10 +95,7 @@ pub struct Metrics {
     pub upstream_duration: Histogram,
     pub inflight: IntGauge,
     pub rejected: [IntCounter; Reject::CODES.len()],
-    pub(super) auth: IntCounterVec,
-    /// Of the results `closed`, `duplicate` and `invalid`.
-    pub(super) auth_refused: [IntCounter; 3],
-    pub key_last_used: IntGaugeVec,
+    pub(super) keys: KeyMetrics,
     pub api_enabled: IntGauge,
     ratelimit: IntCounterVec,
     websocket_active: IntGaugeVec,
@@ -175,12 +174,6 @@ impl Metrics {
             "Connections to the backend, by result.",
             &["result"],
         )?;
-        let auth = counters(
-            &r,
-            "gateway_auth_total",
-            "API requests by the result of the key check (ok, invalid, duplicate, closed) and the key's name.",
-            &["result", "key_id"],
-        )?;
         let refused = counters(
             &r,
             "gateway_connections_refused_total",
@@ -229,15 +222,7 @@ impl Metrics {
                 "Requests being answered now.",
             )?,
             rejected: Reject::CODES.map(|code| rejected.with_label_values(&[code])),
-            auth_refused: ["closed", "duplicate", "invalid"]
-                .map(|result| auth.with_label_values(&[result, "none"])),
-            auth,
-            key_last_used: gauges(
-                &r,
-                "gateway_key_last_used_timestamp_seconds",
-                "When a key was last used, Unix time.",
-                &["key_id"],
-            )?,
+            keys: KeyMetrics::new(&r)?,
             api_enabled: gauge(
                 &r,
                 "gateway_api_enabled",
@@ -376,6 +361,16 @@ impl Metrics {
         }
     }
 
+    /// The series of the key of this name, made if need be.
+    pub fn key(&self, name: &Arc<str>) -> KeySeries {
+        self.keys.of(name)
+    }
+
+    /// These are the keys in force: the series of all others end.
+    pub fn keep_keys<'n>(&self, names: impl Iterator<Item = &'n Arc<str>>) {
+        self.keys.keep(names);
+    }
+
     /// The gauge of open tunnels of a route.
     pub fn websocket_active(&self, route: Route) -> IntGauge {
         self.websocket_active.with_label_values(&[route.as_str()])
@@ -437,7 +432,7 @@ fn register<C: Collector + Clone + 'static>(
     Ok(collector)
 }
 
-fn counters(
+pub(super) fn counters(
     r: &Registry,
     name: &str,
     help: &str,
@@ -446,7 +441,7 @@ fn counters(
     register(r, IntCounterVec::new(Opts::new(name, help), labels)?)
 }
 
-fn gauges(
+pub(super) fn gauges(
     r: &Registry,
     name: &str,
     help: &str,

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode, Version};
-use prometheus::{IntCounter, IntGauge};
+use prometheus::IntCounter;
 
-use super::metrics::{ClosedBy, Metrics, unix_now};
+use super::keys::KeySeries;
+use super::metrics::{ClosedBy, Metrics};
 use crate::body::End;
 use crate::names::{METHODS, Route, method_index};
 use crate::peer::Peer;
@@ -21,8 +22,6 @@ pub struct Recorder {
     pub metrics: Arc<Metrics>,
     /// For each route and method, the status codes seen and their counters: few, so searched in line.
     requests: RefCell<Vec<Vec<(u16, IntCounter)>>>,
-    /// For each key used, its name, its counter, and when it was used last.
-    keys: RefCell<Vec<(Arc<str>, IntCounter, IntGauge)>>,
 }
 
 impl Recorder {
@@ -31,35 +30,14 @@ impl Recorder {
         Self {
             metrics,
             requests: RefCell::new(vec![Vec::new(); Route::ALL.len() * METHODS.len()]),
-            keys: RefCell::default(),
         }
     }
 
-    /// Counts one key check; `key` is the name of the key that was given.
-    pub fn authorized(&self, checked: Result<&Arc<str>, Reject>) {
-        let mut keys = self.keys.borrow_mut();
-        let label = match checked {
-            Ok(name) => name,
-            Err(reject) => {
-                let refused = match reject {
-                    Reject::ApiNotEnabled => 0,
-                    Reject::DuplicateAuthorization => 1,
-                    _ => 2,
-                };
-                self.metrics.auth_refused[refused].inc();
-                return;
-            }
-        };
-        if !keys.iter().any(|(name, ..)| name == label) {
-            let (used, last) = (
-                self.metrics.auth.with_label_values(&["ok", label]),
-                self.metrics.key_last_used.with_label_values(&[label]),
-            );
-            keys.push((Arc::clone(label), used, last));
-        }
-        if let Some((_, used, last)) = keys.iter().find(|(name, ..)| name == label) {
-            used.inc();
-            last.set(unix_now());
+    /// Counts one key check, with the series of the key that was given.
+    pub fn authorized(&self, checked: Result<&KeySeries, Reject>) {
+        match checked {
+            Ok(key) => key.used(),
+            Err(reject) => self.metrics.keys.refused(reject),
         }
     }
 
