@@ -1,10 +1,20 @@
-//! Ways around the key (A1 to A14).
+//! Ways around the key (A1 to A14), where there are several of them.
 
 use super::{Broken, HANDSHAKE, Sent, WITH_KEY, Watch, Way, get, head, send, show, so};
 use crate::support::h2_raw::{self, Answer, Field, H2, block, request};
-use crate::support::{Backend, Gateway, KEY, Raw};
+use crate::support::{Backend, Gateway, KEY, Raw, Setup};
 
 const API: &[u8] = b"/cobrowsing/api/visitors/1";
+
+/// Beside [`KEY`] there are others, from every place and in every shape.
+fn with_several_keys(backend: &Backend) -> Setup {
+    Gateway::before(backend)
+        .toml("api.keys_file = 'keys'\napi.keys.first = 'another key'\napi.keys.longer = 'key-of-the-tests-and-more'")
+        .beside(
+            "keys",
+            "short: key\nhashed: sha256:16367aacb67a4a017c8da8ab95682ccb390863780f7114dda0a0e0c55644c7c4\n",
+        )
+}
 
 /// The key with something before and after it.
 fn key(before: &str, after: &str) -> Vec<u8> {
@@ -46,7 +56,7 @@ async fn a_closed_api_is_closed_for_every_key_and_its_pages_are_open() {
 #[tokio::test]
 async fn only_the_exact_value_is_the_key_and_space_around_it_is_none_of_it() {
     let backend = Backend::upgrades_and_echoes_messages();
-    let gateway = Gateway::before(&backend).start().await;
+    let gateway = with_several_keys(&backend).start().await;
     let mut watch = Watch::new(&backend);
     let mut broken = Broken::default();
     // HTTP/1.1 trims (RFC 9110 section 5.5), HTTP/2 knows no space there (RFC 9113 section 8.2.1).
@@ -118,7 +128,7 @@ async fn only_the_exact_value_is_the_key_and_space_around_it_is_none_of_it() {
 #[tokio::test]
 async fn what_only_looks_like_a_credential_is_none() {
     let backend = Backend::upgrades_and_echoes_messages();
-    let gateway = Gateway::before(&backend).start().await;
+    let gateway = with_several_keys(&backend).start().await;
     let mut watch = Watch::new(&backend);
     let mut broken = Broken::default();
     let key = KEY.as_bytes();
@@ -176,7 +186,7 @@ async fn what_only_looks_like_a_credential_is_none() {
 #[tokio::test]
 async fn no_path_and_no_method_of_the_api_is_exempt() {
     let backend = Backend::upgrades_and_echoes_messages();
-    let gateway = Gateway::before(&backend).start().await;
+    let gateway = with_several_keys(&backend).start().await;
     let mut watch = Watch::new(&backend);
     let mut broken = Broken::default();
     let preflight: &[Field] = &[
@@ -226,7 +236,7 @@ async fn no_path_and_no_method_of_the_api_is_exempt() {
 #[tokio::test]
 async fn two_lines_of_authorization_are_refused_however_their_names_are_spelled() {
     let backend = Backend::upgrades_and_echoes_messages();
-    let gateway = Gateway::before(&backend).start().await;
+    let gateway = with_several_keys(&backend).start().await;
     let mut watch = Watch::new(&backend);
     let mut broken = Broken::default();
     let (good, bad) = (KEY.as_bytes(), &b"wrong"[..]);
@@ -262,7 +272,7 @@ async fn two_lines_of_authorization_are_refused_however_their_names_are_spelled(
 #[tokio::test]
 async fn a_key_that_comes_after_the_head_comes_too_late() {
     let backend = Backend::echoes_the_request();
-    let gateway = Gateway::before(&backend).start().await;
+    let gateway = with_several_keys(&backend).start().await;
     let trailer = format!("0\r\nauthorization: {KEY}\r\n\r\n");
     let post = |path: &str, fields: &str| {
         format!(
@@ -307,7 +317,7 @@ fn request_of<'f>(method: &'f [u8], path: &'f [u8]) -> Vec<Field<'f>> {
 #[tokio::test]
 async fn streams_of_one_connection_are_judged_each_by_itself() {
     let backend = Backend::well();
-    let gateway = Gateway::before(&backend).start().await;
+    let gateway = with_several_keys(&backend).start().await;
     let mut h2 = H2::connect(&gateway).await;
     let open = block(&request(b"GET", API, &[WITH_KEY]));
     let shut = block(&request(b"GET", API, &[]));
@@ -336,7 +346,7 @@ async fn streams_of_one_connection_are_judged_each_by_itself() {
 #[tokio::test]
 async fn the_key_cannot_be_named_away_by_connection() {
     let backend = Backend::upgrades_and_echoes_messages();
-    let gateway = Gateway::before(&backend).start().await;
+    let gateway = with_several_keys(&backend).start().await;
     for named in [
         "authorization",
         "Authorization, close",
@@ -370,7 +380,7 @@ async fn the_key_cannot_be_named_away_by_connection() {
 #[tokio::test]
 async fn an_upgrade_to_the_api_without_the_key_is_no_way_in() {
     let backend = Backend::upgrades_and_echoes_bytes();
-    let gateway = Gateway::before(&backend).start().await;
+    let gateway = with_several_keys(&backend).start().await;
     for target in [
         "/cobrowsing/api",
         "/cobrowsing/api/socket",

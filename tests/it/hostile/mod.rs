@@ -15,14 +15,14 @@
 //! | P15 | spellings of the host | `paths::only_our_own_hosts_are_answered_however_they_are_spelled`, `paths::a_target_and_a_host…` |
 //! | P16 | headers that name a path or a method | `paths::headers_that_name_another_path_or_method_decide_nothing_and_go_no_further` |
 //! | A1 | no key configured | `keys::a_closed_api_is_closed_for_every_key_and_its_pages_are_open` |
-//! | A2 | empty and unreadable key files | `configuration::the_key_comes_from_a_file_and_an_empty_or_unreadable_one_closes_the_api` |
+//! | A2 | empty and unreadable key files | `configuration::the_key_comes_from_a_file_and_an_empty_or_unreadable_one_closes_the_api`, `crate::keys::an_empty_or_unreadable_keys_file…` |
 //! | A3, A6 | values that are nearly the key | `keys::only_the_exact_value_is_the_key_and_space_around_it_is_none_of_it` |
 //! | A4 | two lines | `keys::two_lines_of_authorization_are_refused_however_their_names_are_spelled` |
 //! | A5 | aliases, trailers, folded lines | `keys::what_only_looks_like_a_credential_is_none`, `keys::a_key_that_comes_after_the_head_comes_too_late` |
 //! | A7, A8 | probes, preflights, odd methods | `keys::no_path_and_no_method_of_the_api_is_exempt`, `keys::what_only_looks_like_a_credential_is_none` |
 //! | A9 | the time a comparison takes | `stages::auth::tests::how_much_of_a_key_is_right_takes_no_time` |
 //! | A10 | a flood of wrong keys | `failed_auth` |
-//! | A11 | a key changed while connections are open | nowhere: nothing is reloaded yet |
+//! | A11 | a key changed while connections are open | `rotation` |
 //! | A12 | streams of one connection | `keys::streams_of_one_connection_are_judged_each_by_itself` |
 //! | A13 | `Connection: authorization` | `keys::the_key_cannot_be_named_away_by_connection` |
 //! | A14 | an upgrade to the API | `keys::an_upgrade_to_the_api_without_the_key_is_no_way_in` |

@@ -71,6 +71,7 @@ impl Drop for Folder {
 pub struct Setup {
     table: toml::Table,
     environment: Vec<(String, String)>,
+    files: Vec<(String, String)>,
     ready: bool,
     visitors: bool,
 }
@@ -85,6 +86,12 @@ impl Setup {
     /// One more environment variable.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// One more file beside the configuration file.
+    pub fn beside(mut self, name: &str, text: &str) -> Self {
+        self.files.push((name.into(), text.into()));
         self
     }
 
@@ -206,6 +213,7 @@ impl Gateway {
         Setup {
             table: toml::from_str(&text).unwrap(),
             environment: vec![("REST_KEY".into(), KEY.into())],
+            files: Vec::new(),
             ready: true,
             visitors: false,
         }
@@ -224,6 +232,9 @@ impl Gateway {
     async fn try_start(setup: &Setup) -> Result<Self, String> {
         let folder = Folder::new().with_certificate();
         let file = folder.write("gateway.toml", setup.file());
+        for (name, text) in &setup.files {
+            folder.write(name, text);
+        }
         let mut child = Command::new(BINARY)
             .args(["run", "--config"])
             .arg(file)
