@@ -494,7 +494,10 @@ mod tests {
 
     #[test]
     fn a_key_stands_where_the_api_has_it_and_nowhere_else() {
+        // Who sends none is not asked.
         let plain = written(&[], false, |_| {});
+        let page = [("accept", "*/*"), ("cookie", "K"), ("x-other", "K")];
+        written(&page, false, |o| o.is_key = &|_| unreachable!());
         for (name, value) in [("authorization", "K"), ("x-api-key", "K")] {
             assert_eq!(written(&[(name, value)], false, |_| {}), plain, "{name}");
         }

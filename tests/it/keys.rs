@@ -10,6 +10,8 @@ use super::support::{
 
 const API: &str = "/cobrowsing/api/visitors/1";
 const PAGE: &str = "/cobrowsing/page";
+/// The first three lines of a configuration.
+const GOOD: &str = "public.base_endpoint = 'https://localhost/c'\ntls.certificate = 'cert.pem'\ntls.key = 'cert.key'\n";
 
 /// As the configuration may have a key instead of the key itself.
 fn sha256(key: &str) -> String {
@@ -162,6 +164,34 @@ async fn a_keys_file_of_the_environment_is_read_from_where_the_gateway_runs() {
     assert_eq!(answer.0, 200);
 }
 
+#[test]
+fn key_files_are_named_from_where_the_configuration_lies() {
+    for (toml, named) in [
+        ("api.keys_file = 'wrong'", "etc/wrong:1"),
+        (
+            "api.forward_authorization = 'replace'\napi.upstream_key_file = 'wrong'",
+            "\"etc/wrong\"",
+        ),
+        ("api.keys_file = 'off'\napi.upstream_key_file = 'off'", ""),
+    ] {
+        let folder = Folder::new();
+        let within = Folder(folder.0.join("etc"));
+        std::fs::create_dir(&within.0).unwrap();
+        let within = within.with_certificate();
+        within.write("gateway.toml", format!("{GOOD}{toml}"));
+        within.write("wrong", "\u{7f}");
+        let output = Command::new(BINARY)
+            .args(["check", "--config", "etc/gateway.toml"])
+            .current_dir(&folder.0)
+            .env_clear()
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.success(), named.is_empty(), "{said}");
+        assert!(said.contains(named), "{named}: {said}");
+    }
+}
+
 #[tokio::test]
 async fn an_empty_or_unreadable_keys_file_closes_the_api_with_a_warning() {
     let backend = Backend::upgrades_and_echoes_messages();
@@ -212,7 +242,6 @@ async fn an_empty_or_unreadable_keys_file_closes_the_api_with_a_warning() {
 
 #[test]
 fn a_mistake_in_keys_is_named_by_its_place_and_never_quoted() {
-    const GOOD: &str = "public.base_endpoint = 'https://localhost/c'\ntls.certificate = 'cert.pem'\ntls.key = 'cert.key'\n";
     const OF_NOTHING: &str =
         "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
     let canary = sha256("canary");
