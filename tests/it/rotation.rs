@@ -119,7 +119,6 @@ impl Callers {
 }
 
 #[tokio::test]
-#[ignore = "waits for reload"]
 async fn a_walk_from_one_key_to_the_next_fails_no_call() {
     let backend = backend();
     let gateway = before(&backend, "old: first key\n").start().await;
@@ -174,7 +173,6 @@ async fn a_walk_from_one_key_to_the_next_fails_no_call() {
 }
 
 #[tokio::test]
-#[ignore = "waits for reload"]
 async fn a_removed_key_fails_on_the_next_request_of_an_open_connection_and_counts_anew_when_it_is_back()
  {
     let backend = backend();
@@ -229,7 +227,6 @@ async fn a_removed_key_fails_on_the_next_request_of_an_open_connection_and_count
 }
 
 #[tokio::test]
-#[ignore = "waits for reload"]
 async fn the_keys_of_a_built_in_backend_change_with_those_of_the_gateway() {
     let gateway = Gateway::with_visitors()
         .without_key()
