@@ -18,8 +18,18 @@ const REST_KEY: &str = "rest_key";
 /// Most characters of a name; it is a label of metrics and a field of the log.
 const LONGEST_NAME: usize = 64;
 
-/// Reads the keys that `api` names, and what was noticed that is no error, for the log.
-pub(super) fn read(api: &Api) -> Result<(Keys, Vec<String>), ConfigError> {
+/// What was read.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) keys: Keys,
+    /// What was noticed that is no error, for the log.
+    pub(super) notes: Vec<String>,
+    /// Whether every file that is named could be read.
+    pub(super) whole: bool,
+}
+
+/// Reads the keys that `api` names.
+pub(super) fn read(api: &Api) -> Result<Read, ConfigError> {
     let mut found = Found::default();
     for (name, value) in &api.keys {
         let place = format!("api.keys.{name}");
@@ -38,12 +48,16 @@ pub(super) fn read(api: &Api) -> Result<(Keys, Vec<String>), ConfigError> {
     if let OrOff::On(file) = &api.keys_file {
         found.keys_of(file)?;
     }
-    let Some(forward) = forward(api, &mut found)? else {
+    let forward = forward(api, &mut found)?.unwrap_or_else(|| {
         // Each call would be one that the backend refuses.
         found.keys.clear();
-        return Ok((Keys::new(found.keys(), &[], Forward::Strip), found.notes));
-    };
-    Ok((Keys::new(found.keys(), &api.accept, forward), found.notes))
+        Forward::Strip
+    });
+    Ok(Read {
+        keys: Keys::new(found.keys(), &api.accept, forward),
+        notes: found.notes,
+        whole: !found.unread,
+    })
 }
 
 /// `None`: the backend's key cannot be read.
@@ -92,6 +106,7 @@ fn own_key(place: &str, key: &str) -> Result<Forward, ConfigError> {
 struct Found {
     keys: Vec<Named>,
     notes: Vec<String>,
+    unread: bool,
 }
 
 struct Named {
@@ -181,6 +196,7 @@ impl Found {
             Err(e) if e.kind() == ErrorKind::InvalidData => Err(wrong(what, "UTF-8 text")),
             Err(e) => {
                 self.notes.push(format!("{what} cannot be read: {e}"));
+                self.unread = true;
                 Ok(None)
             }
         }
@@ -221,8 +237,8 @@ mod tests {
         }
 
         fn names(&self) -> Vec<String> {
-            let (keys, _) = read(&self.api()).unwrap();
-            keys.names().map(|name| name.to_string()).collect()
+            let read = read(&self.api()).unwrap();
+            read.keys.names().map(|name| name.to_string()).collect()
         }
 
         fn error(&self) -> String {
@@ -244,20 +260,47 @@ mod tests {
             b"\xef\xbb\xbf# of the back office\r\n\r\n  office :  a key: with # and colon \r\n\t# more\nold:x\nd.1: sha256:16367aacb67a4a017c8da8ab95682ccb390863780f7114dda0a0e0c55644c7c4",
         );
         assert_eq!(file.names(), ["office", "old", "d.1"]);
-        let (keys, notes) = read(&file.api()).unwrap();
+        let Read { keys, notes, .. } = read(&file.api()).unwrap();
         for key in ["a key: with # and colon", "x", "second"] {
             assert!(keys.is_key(key.as_bytes()), "{key}");
         }
         assert!(notes.is_empty(), "{notes:?}");
         for nothing in ["", "\n", "# x: y\n\n", "\u{feff}"] {
             let file = File::with(nothing.as_bytes());
-            let (keys, notes) = read(&file.api()).unwrap();
-            assert!(keys.is_empty());
+            let Read { keys, notes, whole } = read(&file.api()).unwrap();
+            assert!(keys.is_empty() && whole);
             assert!(
                 notes.len() == 1 && notes[0].ends_with("holds no key"),
                 "{notes:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_gives_no_key_and_is_told_as_missing() {
+        let gone = File::with(b"a: x").0.clone();
+        let folder = std::env::temp_dir();
+        let of = |change: &dyn Fn(&mut Api)| {
+            let mut api = Api::default();
+            change(&mut api);
+            read(&api).unwrap()
+        };
+        for file in [gone, folder] {
+            for read in [
+                of(&|api| api.keys_file = OrOff::On(file.clone())),
+                of(&|api| api.rest_key = RestKey::File(file.clone())),
+                of(&|api| {
+                    api.rest_key = RestKey::Value(Secret::new("x".into()));
+                    api.forward_authorization = ForwardAuthorization::Replace;
+                    api.upstream_key_file = OrOff::On(file.clone());
+                }),
+            ] {
+                assert!(read.keys.is_empty() && !read.whole, "{read:?}");
+                assert!(read.notes[0].contains("cannot be read"), "{read:?}");
+            }
+        }
+        // None named is none missing.
+        assert!(of(&|_| {}).whole);
     }
 
     #[test]

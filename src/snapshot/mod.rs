@@ -77,6 +77,9 @@ pub struct Snapshot {
     pub tls: Served,
     /// What was noticed while compiling that is no error, for the log.
     pub notes: Vec<String>,
+    /// Whether every key file that is named could be read. At start the API is closed to the keys
+    /// of one that could not; a reload should rather keep what is in force.
+    pub whole: bool,
 }
 
 impl Snapshot {
@@ -123,7 +126,7 @@ impl Snapshot {
                     .map(|h| Endpoint::host("public.extra_hosts", h)),
             )
             .collect::<Result<_, _>>()?;
-        let (keys, notes) = keys::read(&config.api)?;
+        let keys::Read { keys, notes, whole } = keys::read(&config.api)?;
         let tls = tls(config, &endpoint.host, previous.map(|p| &p.tls))?;
         let policies = policies(config, &keys, metrics, previous.map(|p| &p.rate_limits))?;
         let limits = ConnectionLimits::of(config);
@@ -182,6 +185,7 @@ impl Snapshot {
             health_interval: config.upstream.health_interval.0,
             tls,
             notes,
+            whole,
         })
     }
 

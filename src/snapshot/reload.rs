@@ -303,12 +303,11 @@ fn is_better(loaded: Loaded, previous: &Snapshot) -> Result<Loaded, ConfigError>
     {
         return Err(ConfigError(flaw));
     }
-    // At a start a file of keys that says nothing closes the API; a running one keeps its keys.
-    let mut notes = loaded.snapshot.notes.iter();
-    match notes.find(|note| !previous.notes.contains(note)) {
-        Some(new) => Err(ConfigError(new.clone())),
-        None => Ok(loaded),
+    // At a start it closes the API; what runs keeps its keys. One that is there and empty closes it.
+    if !loaded.snapshot.whole && previous.whole {
+        return Err(ConfigError(loaded.snapshot.notes.join("; ")));
     }
+    Ok(loaded)
 }
 
 /// Reading and compiling are not for a thread that answers health checks. `None`: it panicked, which

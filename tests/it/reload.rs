@@ -187,6 +187,7 @@ async fn what_is_wrong_is_told_and_what_is_in_force_stays() {
     let (authority, other) = (Authority::new("one"), Authority::new("two"));
     let leaf = authority.signs(&["localhost"]);
     let disorder = format!("{}{}", leaf.pem, other.pem);
+    const GONE: &str = "";
     let file = |name: &'static str, text: &str| vec![(name, text.to_owned())];
     let pair =
         |pem: &str, key: &str| vec![("cert.pem", pem.to_owned()), ("cert.key", key.to_owned())];
@@ -214,12 +215,12 @@ async fn what_is_wrong_is_told_and_what_is_in_force_stays() {
             pair(&disorder, &leaf.key),
             "is not the issuer of certificate 1",
         ),
-        (file("../key", ""), "REST_KEY_FILE"),
+        (file("../key", GONE), "REST_KEY_FILE"),
     ] {
         let before = failures(&gateway).len();
         for (name, text) in &files {
             if *name == "../key" {
-                std::fs::write(&key_file, text).unwrap();
+                std::fs::remove_file(&key_file).unwrap();
             } else {
                 gateway.folder.write(name, text);
             }
@@ -258,6 +259,25 @@ async fn what_is_wrong_is_told_and_what_is_in_force_stays() {
     let attempt = "gateway_config_last_reload_attempt_timestamp_seconds";
     assert!(gateway.metric(attempt).await > 1.7e9);
     assert!(client.is_open());
+}
+
+#[tokio::test]
+async fn a_key_file_that_is_emptied_closes_the_api() {
+    let backend = Backend::well();
+    let keys = Folder::new();
+    let file = keys.write("key", KEY);
+    let setup = quick(&backend).without_key();
+    let setup = setup.env("REST_KEY_FILE", file.to_str().unwrap());
+    let gateway = setup.start().await;
+    let mut client = Client::connect(&gateway, Proto::H1).await;
+    assert_eq!(status_with(&mut client, KEY).await, 200);
+    keys.write("key", "\n");
+    until_reloaded(&gateway).await;
+    let headers = [("authorization", KEY)];
+    let reply = client.call("GET", "/cobrowsing/api/x", &headers, "").await;
+    assert_eq!(reply.error(), "api_not_enabled");
+    gateway.until_metric("gateway_api_enabled", 0.0).await;
+    assert_eq!(client.get("/cobrowsing/x").await.status, 200);
 }
 
 #[tokio::test]
