@@ -1,68 +1,188 @@
 //! Which tasks are alive, and the signals for them to finish.
 //!
-//! First [`Drain::stop`]: no new work, finish what is there. Then, at the deadline,
-//! [`Drain::cut`]: end at once.
+//! First [`Drain::stop`]: no new work, finish what is there, within a budget over which tunnels
+//! spread their ends ([`Drain::moment`]). Then, where somebody is in a hurry, [`Drain::hurry`]: no
+//! tunnel waits for its moment any more. Then, at the deadline, [`Drain::cut`]: end at once.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
 
+/// Why the process leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaving {
+    /// It ends.
+    Shutdown,
+    /// Another process takes over where it listens: who comes back at once is served.
+    Handover,
+}
+
 /// Shared by every task of the process; cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Drain {
+pub struct Drain(Arc<Signals>);
+
+#[derive(Debug, Default)]
+struct Signals {
     stop: CancellationToken,
+    hurry: CancellationToken,
     cut: CancellationToken,
     tasks: TaskTracker,
+    /// Made by the first `stop`, the same for all workers.
+    plan: Arc<OnceLock<Plan>>,
 }
+
+/// How the process leaves.
+#[derive(Debug)]
+struct Plan {
+    leaving: Leaving,
+    begun: Instant,
+    /// Over how long tunnels spread their ends.
+    spread: Duration,
+    /// Where in it the first one stands, from 0 to 1.
+    first: f64,
+    /// How many have drawn their moment.
+    drawn: AtomicU32,
+}
+
+/// The part of the budget in which tunnels are told to end; the rest is for them to do so.
+const TELLING: f64 = 0.8;
 
 impl Drain {
     /// Spawns on this thread a task that [`Self::finished`] waits for.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        drop(tokio::task::spawn_local(self.tasks.track_future(task)));
+        drop(tokio::task::spawn_local(self.0.tasks.track_future(task)));
     }
 
-    /// Asks every task to finish.
-    pub fn stop(&self) {
-        self.stop.cancel();
-        self.tasks.close();
+    /// Asks every task to finish within `budget`, after which the caller is to [`Self::cut`]. Only
+    /// the first call counts.
+    pub fn stop(&self, leaving: Leaving, budget: Duration) {
+        self.0.plan.get_or_init(|| Plan {
+            leaving,
+            begun: Instant::now(),
+            spread: budget.mul_f64(TELLING),
+            first: fastrand::f64(),
+            drawn: AtomicU32::new(0),
+        });
+        self.0.stop.cancel();
+        self.0.tasks.close();
+    }
+
+    /// Asks every task to finish now, not at its moment.
+    pub fn hurry(&self) {
+        self.0.hurry.cancel();
     }
 
     /// Ends every task.
     pub fn cut(&self) {
-        self.cut.cancel();
+        self.0.stop.cancel();
+        self.0.hurry.cancel();
+        self.0.cut.cancel();
     }
 
     /// The same signals and tasks for one worker, whose connections then wait on locks that no
     /// other core takes.
     pub fn for_worker(&self) -> Self {
-        Self {
-            stop: self.stop.child_token(),
-            cut: self.cut.child_token(),
-            tasks: self.tasks.clone(),
-        }
+        Self(Arc::new(Signals {
+            stop: self.0.stop.child_token(),
+            hurry: self.0.hurry.child_token(),
+            cut: self.0.cut.child_token(),
+            tasks: self.0.tasks.clone(),
+            plan: Arc::clone(&self.0.plan),
+        }))
     }
 
     /// Whether tasks are asked to finish.
     pub fn is_stopping(&self) -> bool {
-        self.stop.is_cancelled()
+        self.0.stop.is_cancelled()
+    }
+
+    /// Why, once they are asked to.
+    pub fn leaving(&self) -> Option<Leaving> {
+        self.0.plan.get().map(|plan| plan.leaving)
+    }
+
+    /// When a tunnel that asks is to end. Those that ask lie evenly over the first 80 % of the
+    /// budget, however many they are: each is the golden section of a turn after the one before
+    /// it. A little jitter on top, so that no two processes keep step.
+    pub fn moment(&self) -> Instant {
+        let Some(plan) = self.0.plan.get() else {
+            return Instant::now();
+        };
+        let turn = f64::from(plan.drawn.fetch_add(1, Ordering::Relaxed)) * GOLDEN_SECTION;
+        let place = (plan.first + turn + fastrand::f64() * JITTER).fract();
+        plan.begun + plan.spread.mul_f64(place)
     }
 
     /// Resolves when tasks are asked to finish.
     pub fn stopping(&self) -> WaitForCancellationFuture<'_> {
-        self.stop.cancelled()
+        self.0.stop.cancelled()
+    }
+
+    /// Resolves when no task is to wait for its moment any more.
+    pub fn hurrying(&self) -> WaitForCancellationFuture<'_> {
+        self.0.hurry.cancelled()
     }
 
     /// Resolves when tasks are to end at once.
     pub fn cutting(&self) -> WaitForCancellationFuture<'_> {
-        self.cut.cancelled()
+        self.0.cut.cancelled()
     }
 
     /// Resolves when [`Self::stop`] was called and no task is left.
     pub async fn finished(&self) {
-        self.tasks.wait().await;
+        self.0.tasks.wait().await;
     }
 
     /// How many tasks are alive.
     pub fn remaining(&self) -> usize {
-        self.tasks.len()
+        self.0.tasks.len()
+    }
+}
+
+const GOLDEN_SECTION: f64 = 0.618_033_988_749_894_9;
+const JITTER: f64 = 1.0 / 64.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_lie_evenly_over_the_first_four_fifths_of_the_budget() {
+        for tunnels in [1, 2, 3, 10, 100, 5000] {
+            let drain = Drain::default();
+            let asked = Instant::now();
+            drain.stop(Leaving::Shutdown, Duration::from_secs(100));
+            let begun = drain.0.plan.get().unwrap().begun;
+            let workers = [drain.for_worker(), drain.for_worker()];
+            let mut moments: Vec<f64> = (0..tunnels)
+                .map(|n| {
+                    let at = workers[n % 2].moment();
+                    assert!(at >= asked);
+                    (at - begun).as_secs_f64()
+                })
+                .collect();
+            moments.sort_by(f64::total_cmp);
+            assert!(moments[0] >= 0.0 && moments[tunnels - 1] < 80.0);
+            let even = 80.0 / tunnels as f64;
+            for pair in moments.windows(2) {
+                let jitter = 80.0 * JITTER;
+                assert!(pair[1] - pair[0] < 2.0 * even + jitter, "{moments:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_reason_counts_and_every_worker_knows_it() {
+        let drain = Drain::default();
+        let worker = drain.for_worker();
+        assert_eq!(worker.leaving(), None);
+        drain.stop(Leaving::Handover, Duration::ZERO);
+        drain.stop(Leaving::Shutdown, Duration::ZERO);
+        assert_eq!(worker.leaving(), Some(Leaving::Handover));
+        assert!(worker.is_stopping());
     }
 }

@@ -10,11 +10,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
 
 use crate::admin::{self, Admin};
 use crate::config::Config;
 use crate::downstream;
-use crate::drain::Drain;
+use crate::drain::{Drain, Leaving};
 use crate::pipeline::Worker;
 use crate::snapshot::{self, Current, Snapshot};
 use crate::telemetry::{self, Metrics, Recorder};
@@ -133,7 +134,7 @@ pub fn run(config: &Config, ready: impl FnOnce(Bound, &Snapshot)) -> Result<(), 
         )));
         drop(tokio::task::spawn_local(tidy(Arc::clone(&current))));
         signals.next().await;
-        drain_all(config, &admin, &mut signals).await;
+        drain_all(config, Leaving::Shutdown, &admin, &mut signals).await;
         Ok(())
     })?;
     for worker in workers {
@@ -152,7 +153,7 @@ pub fn run(config: &Config, ready: impl FnOnce(Bound, &Snapshot)) -> Result<(), 
 
 /// SIGTERM -> readiness fails -> delay -> no new connection, finish what is there -> at the
 /// deadline the rest is cut and counted.
-async fn drain_all(config: &Config, admin: &Admin, signals: &mut Signals) {
+async fn drain_all(config: &Config, leaving: Leaving, admin: &Admin, signals: &mut Signals) {
     admin.draining.set(true);
     admin.metrics.draining.set(1);
     tracing::info!(delay = %config.drain.delay, budget = %config.drain.budget, connections = admin.drain.remaining(), "draining");
@@ -160,14 +161,17 @@ async fn drain_all(config: &Config, admin: &Admin, signals: &mut Signals) {
         () = tokio::time::sleep(config.drain.delay.0) => {}
         () = signals.next() => tracing::info!("second signal: no delay"),
     }
-    admin.drain.stop();
-    let begun = tokio::time::Instant::now();
+    admin.drain.stop(leaving, config.drain.budget.0);
+    let begun = Instant::now();
+    let deadline = begun + config.drain.budget.0;
     tokio::select! {
         () = admin.drain.finished() => {}
-        () = tokio::time::sleep(config.drain.budget.0) => {}
+        () = tokio::time::sleep_until(deadline) => {}
         () = signals.next() => {
             tracing::info!("second signal: two seconds left");
-            let finished = tokio::time::timeout(Duration::from_secs(2), admin.drain.finished());
+            admin.drain.hurry();
+            let deadline = deadline.min(Instant::now() + Duration::from_secs(2));
+            let finished = tokio::time::timeout_at(deadline, admin.drain.finished());
             let _: Result<(), tokio::time::error::Elapsed> = finished.await;
         }
     }
