@@ -18,7 +18,7 @@ use crate::downstream;
 use crate::drain::{Drain, Leaving};
 use crate::pipeline::Worker;
 use crate::snapshot::{self, Current, Snapshot};
-use crate::telemetry::{self, Metrics, Recorder};
+use crate::telemetry::{self, ClosedBy, Metrics, Recorder};
 use crate::upstream::health::Health;
 
 /// Why the gateway did not start or had to end.
@@ -175,11 +175,19 @@ async fn drain_all(config: &Config, leaving: Leaving, admin: &Admin, signals: &m
             let _: Result<(), tokio::time::error::Elapsed> = finished.await;
         }
     }
-    let cut = admin.drain.remaining();
+    let took = begun.elapsed();
+    let metrics = &admin.metrics;
+    let remaining = admin.drain.remaining() as u64;
+    let connections_cut = remaining.saturating_sub(metrics.websockets_open());
+    metrics.drain_cut_connections.inc_by(connections_cut);
     admin.drain.cut();
     let _: Result<(), tokio::time::error::Elapsed> =
         tokio::time::timeout(Duration::from_secs(2), admin.drain.finished()).await;
-    tracing::info!(cut, took_ms = begun.elapsed().as_millis() as u64, "drained");
+    let tunnels_cut = metrics.drain_cut_tunnels.get();
+    let tunnels_closed = metrics
+        .websockets_closed(ClosedBy::Drain)
+        .saturating_sub(tunnels_cut);
+    tracing::info!(budget = %config.drain.budget, tunnels_closed, tunnels_cut, connections_cut, cut = tunnels_cut + connections_cut, took_ms = took.as_millis() as u64, "drained");
 }
 
 /// SIGTERM and Ctrl-C.

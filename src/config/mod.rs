@@ -280,12 +280,15 @@ pub struct Compat {
 pub struct Websocket {
     /// A tunnel in which no byte passed for so long is closed.
     pub idle: OrOff<Span>,
+    /// A tunnel that is older is closed.
+    pub max_age: OrOff<Span>,
 }
 
 impl Default for Websocket {
     fn default() -> Self {
         Self {
             idle: OrOff::On(Span::secs(3600)),
+            max_age: OrOff::Off,
         }
     }
 }

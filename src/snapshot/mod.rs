@@ -19,7 +19,7 @@ use crate::stages::rewrite::{Rewrite, Tree};
 use crate::stages::route::Routes;
 use crate::telemetry::Metrics;
 use crate::tls::{self, Pair, Served};
-use crate::upstream;
+use crate::upstream::{self, tunnel};
 
 pub use endpoint::Endpoint;
 
@@ -56,8 +56,8 @@ pub struct Snapshot {
     pub body_timeout: Duration,
     /// Networks whose forwarded headers are believed.
     pub trusted_proxies: Box<[IpNet]>,
-    /// A tunnel without a byte for so long is closed.
-    pub websocket_idle: Option<Duration>,
+    /// How long tunnels may be open, from the next one on.
+    pub websocket: Arc<tunnel::Terms>,
     /// The certificate that is served.
     pub tls: Served,
 }
@@ -165,7 +165,10 @@ impl Snapshot {
             api_max_body: config.api.max_body.0,
             body_timeout: config.timeouts.body.0,
             trusted_proxies: public.trusted_proxies.clone().into(),
-            websocket_idle: config.websocket.idle.on().map(|span| span.0),
+            websocket: Arc::new(tunnel::Terms {
+                idle: config.websocket.idle.on().map(|span| span.0),
+                max_age: config.websocket.max_age.on().map(|span| span.0),
+            }),
             tls,
         })
     }

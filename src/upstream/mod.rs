@@ -4,8 +4,10 @@
 //! one call, nothing is copied to be able to send it again, and a connection needs no task.
 
 mod connection;
+mod direction;
 mod download;
 mod exchange;
+mod frames;
 mod head;
 pub mod health;
 pub mod tunnel;

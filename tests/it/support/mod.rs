@@ -5,6 +5,7 @@
 
 mod backend;
 mod client;
+pub mod frames;
 mod gateway;
 pub mod h2_raw;
 
