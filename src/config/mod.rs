@@ -282,6 +282,8 @@ pub struct Websocket {
     pub idle: OrOff<Span>,
     /// A tunnel that is older is closed.
     pub max_age: OrOff<Span>,
+    /// A client that sent nothing for so long gets a Ping, and has as long again to send something.
+    pub ping: OrOff<Span>,
 }
 
 impl Default for Websocket {
@@ -289,6 +291,7 @@ impl Default for Websocket {
         Self {
             idle: OrOff::On(Span::secs(3600)),
             max_age: OrOff::Off,
+            ping: OrOff::Off,
         }
     }
 }

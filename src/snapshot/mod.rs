@@ -19,7 +19,7 @@ use crate::stages::rewrite::{Rewrite, Tree};
 use crate::stages::route::Routes;
 use crate::telemetry::Metrics;
 use crate::tls::{self, Pair, Served};
-use crate::upstream::{self, tunnel};
+use crate::upstream::{self, Ping, tunnel};
 
 pub use endpoint::Endpoint;
 
@@ -168,6 +168,7 @@ impl Snapshot {
             websocket: Arc::new(tunnel::Terms {
                 idle: config.websocket.idle.on().map(|span| span.0),
                 max_age: config.websocket.max_age.on().map(|span| span.0),
+                ping: config.websocket.ping.on().map(|span| Ping::new(span.0)),
             }),
             tls,
         })

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frames::{Control, Frames};
+use super::pulse::{Pulse, Sifted};
 
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; 32 << 10].into());
@@ -83,6 +84,15 @@ impl Direction {
         }
     }
 
+    /// Has a Ping said as soon as that can be.
+    pub(super) fn say_ping(&mut self, pulse: &mut Pulse) {
+        if self.word == Word::Unwanted && !self.ended {
+            let ping = pulse.ping_here(&self.frames);
+            self.unsent
+                .add(ping.as_ref().map_or(&[], Control::as_bytes));
+        }
+    }
+
     /// Whether a Close frame of ours was said.
     pub(super) fn said_close(&self) -> bool {
         self.word == Word::Said
@@ -119,19 +129,20 @@ impl Direction {
         self.closed = true;
     }
 
-    /// Moves what can be moved.
+    /// Moves what can be moved. A `pulse` hears what a client says, and has its Ping said to it.
     pub(super) fn poll_move<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         reader: &mut R,
         writer: &mut W,
+        mut pulse: Option<&mut Pulse>,
     ) -> Result<(), Side> {
         loop {
             let blocked = self.poll_unsent(cx, writer)?.is_pending();
             if self.ended || (blocked && !self.forgets()) {
                 return self.poll_flush(cx, writer);
             }
-            match self.poll_pass(cx, reader, writer) {
+            match self.poll_pass(cx, reader, writer, pulse.as_deref_mut()) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(side)) => return Err(side),
                 Poll::Pending => return self.poll_flush(cx, writer),
@@ -207,6 +218,7 @@ impl Direction {
         cx: &mut Context<'_>,
         reader: &mut R,
         writer: &mut W,
+        pulse: Option<&mut Pulse>,
     ) -> Poll<Result<(), Side>> {
         BUFFER.with_borrow_mut(|buffer| {
             let mut read = ReadBuf::new(buffer);
@@ -221,8 +233,7 @@ impl Direction {
             }
             let data = read.filled();
             self.ended = data.is_empty();
-            let (passes, word) = self.follow(data);
-            self.moved += passes.len() as u64;
+            let (passes, then) = self.follow(data, pulse);
             let mut taken = 0;
             if !passes.is_empty() {
                 taken = match Pin::new(writer).poll_write(cx, passes) {
@@ -233,30 +244,45 @@ impl Direction {
                 self.flush = true;
             }
             self.unsent.add(&passes[taken..]);
-            self.unsent
-                .add(word.as_ref().map_or(&[], Control::as_bytes));
+            self.unsent.add(&then);
             Poll::Ready(Ok(()))
         })
     }
 
-    /// What of `data` passes, and what we say after it.
-    fn follow<'d>(&mut self, data: &'d [u8]) -> (&'d [u8], Option<Control>) {
-        match self.word {
-            Word::Unwanted => {
-                self.frames.pass(data);
-                (data, None)
-            }
-            Word::Wanted(_) => {
-                let (passes, rest) = data.split_at(self.frames.pass_frame(data));
-                let word = self.word_here();
-                self.frames.pass(rest);
-                (passes, word)
-            }
-            Word::Said | Word::Needless => {
-                self.frames.pass(data);
-                (&[], None)
-            }
+    /// What of `data` passes as it is, and what goes out after that: a word of ours among it, or
+    /// what is left when a Pong to us was taken out.
+    fn follow<'d>(&mut self, data: &'d [u8], mut pulse: Option<&mut Pulse>) -> (&'d [u8], Vec<u8>) {
+        if self.forgets() {
+            self.frames.pass(data);
+            return (&[], Vec::new());
         }
+        // Where something is to be said, to the next place for it.
+        let speaks = matches!(self.word, Word::Wanted(_));
+        let Sifted { used, passes, then } = match &mut pulse {
+            Some(pulse) if self.masked => pulse.sift(&mut self.frames, data, speaks),
+            pulse => {
+                let pings = pulse.as_ref().is_some_and(|pulse| pulse.wants_ping());
+                let used = if speaks || pings {
+                    self.frames.pass_frame(data)
+                } else {
+                    self.frames.pass(data);
+                    data.len()
+                };
+                Sifted::all(used)
+            }
+        };
+        let (mut then, rest) = (then, &data[used..]);
+        self.moved += (passes + then.len()) as u64;
+        if speaks {
+            let close = self.word_here();
+            then.extend_from_slice(close.as_ref().map_or(&[], Control::as_bytes));
+        } else if let Some(ping) = pulse.and_then(|pulse| pulse.ping_here(&self.frames)) {
+            then.extend_from_slice(ping.as_bytes());
+            then.extend_from_slice(rest);
+            self.moved += rest.len() as u64;
+        }
+        self.frames.pass(rest);
+        (&data[..passes], then)
     }
 }
 

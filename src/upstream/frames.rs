@@ -35,7 +35,10 @@ enum At {
 }
 
 const CLOSE: u8 = 0x8;
+const PING: u8 = 0x9;
 const PONG: u8 = 0xa;
+/// First byte of a Pong frame.
+pub(super) const PONG_ALONE: u8 = FIN | PONG;
 const FIN: u8 = 0x80;
 const MASKED: u8 = 0x80;
 /// What a Close frame without a code stands for (RFC 6455 section 7.1.5).
@@ -182,6 +185,11 @@ impl Control {
         Self::new(CLOSE, &code.to_be_bytes(), masked)
     }
 
+    /// A Ping to a client.
+    pub(super) fn ping(payload: &[u8; 8]) -> Self {
+        Self::new(PING, payload, false)
+    }
+
     fn new(opcode: u8, payload: &[u8], masked: bool) -> Self {
         let mut bytes = [0; Self::MOST];
         bytes[0] = FIN | opcode;
@@ -215,8 +223,6 @@ mod tests {
     use tokio_tungstenite::tungstenite::protocol::frame::{Frame, FrameHeader};
 
     use super::*;
-
-    const PING: u8 = 0x9;
 
     /// One frame, to be written by somebody else.
     #[derive(Clone, Debug)]

@@ -10,6 +10,7 @@ mod exchange;
 mod frames;
 mod head;
 pub mod health;
+mod pulse;
 pub mod tunnel;
 mod upload;
 
@@ -24,6 +25,7 @@ pub use connection::Connection;
 use connection::Pool;
 pub use download::Download;
 pub use exchange::Answer;
+pub use pulse::Ping;
 pub use upload::Upload;
 
 use crate::reject::Reject;

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::direction::{Direction, Side};
+use super::pulse::{Due, Ping, Pulse};
 use crate::drain::{Drain, Leaving};
 use crate::telemetry::{CloseClass, Closed, ClosedBy, Metrics};
 
@@ -26,6 +27,8 @@ pub struct Terms {
     pub idle: Option<Duration>,
     /// Longest time at all.
     pub max_age: Option<Duration>,
+    /// How the client is asked whether it is there.
+    pub ping: Option<Ping>,
 }
 
 /// Close codes (RFC 6455 section 7.4 and its registry).
@@ -128,6 +131,8 @@ struct Tunnel<C> {
     up: Direction,
     down: Direction,
     terms: Arc<Terms>,
+    /// Only where pings are on.
+    pulse: Option<Box<Pulse>>,
     moved_at: Instant,
     /// When both sides are told to end; from then on, when it ends without their consent.
     at: Instant,
@@ -156,6 +161,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Tunnel<C> {
             backend,
             up: Direction::new(early, true),
             down: Direction::new(first, false),
+            pulse: terms.ping.map(|ping| Box::new(Pulse::new(ping, now))),
             moved_at: now,
             at: now + terms.max_age.unwrap_or(NEVER),
             terms,
@@ -170,10 +176,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Tunnel<C> {
 
     /// When time has to be looked at.
     fn due(&self) -> Instant {
-        match self.terms.idle {
-            Some(idle) if !self.told => self.at.min(self.moved_at + idle),
-            _ => self.at,
+        if self.told {
+            return self.at;
         }
+        let idle = self.terms.idle.map(|idle| self.moved_at + idle);
+        let pulse = self.pulse.as_ref().and_then(|pulse| pulse.due());
+        [idle, pulse].into_iter().flatten().fold(self.at, Ord::min)
     }
 
     /// The process leaves; this tunnel at `at`, if not sooner.
@@ -193,23 +201,38 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Tunnel<C> {
             return (self.at <= now).then_some(self.reason);
         }
         if self.at > now {
-            let idle = self.terms.idle?;
-            if self.moved_at + idle > now {
-                return None;
-            }
-            self.reason = ClosedBy::Idle;
+            self.reason = self.overdue(now)?;
         }
         // The process itself cuts what is left of a drain.
         let drains = self.reason == ClosedBy::Drain;
         self.at = now + if drains { NEVER } else { PATIENCE };
         if self.speaks_frames() {
-            self.told = true;
             self.by.get_or_insert(self.reason);
-            self.up.say_close(self.code);
-            self.down.say_close(self.code);
+            self.tell();
             return None;
         }
         (!drains).then_some(self.reason)
+    }
+
+    /// Has a Close frame said to who has got none, and lets nothing pass after one.
+    fn tell(&mut self) {
+        self.told = true;
+        self.up.say_close(self.code);
+        self.down.say_close(self.code);
+    }
+
+    /// Why it has to end before its time, if it has to; asks the client whether it is there, if
+    /// that is due.
+    fn overdue(&mut self, now: Instant) -> Option<ClosedBy> {
+        if let Some(pulse) = &mut self.pulse {
+            match pulse.look_at_time(now) {
+                Due::Nothing => {}
+                Due::Ping => self.down.say_ping(pulse),
+                Due::HalfOpen => return Some(ClosedBy::HalfOpen),
+            }
+        }
+        let idle = self.terms.idle?;
+        (self.moved_at + idle <= now).then_some(ClosedBy::Idle)
     }
 
     /// Whether there can be a Close frame at all.
@@ -219,8 +242,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Tunnel<C> {
 
     /// Moves what can be moved and closes what can be closed; ready: it is over.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ClosedBy> {
-        let up = self.up.poll_move(cx, &mut self.client, &mut self.backend);
-        let down = self.down.poll_move(cx, &mut self.backend, &mut self.client);
+        let (client, backend) = (&mut self.client, &mut self.backend);
+        let mut pulse = self.pulse.as_deref_mut();
+        let up = self.up.poll_move(cx, client, backend, pulse.as_deref_mut());
+        let down = self.down.poll_move(cx, backend, client, pulse);
         self.note_first();
         let client_broke = matches!(up, Err(Side::Reader)) || matches!(down, Err(Side::Writer));
         let backend_broke = matches!(up, Err(Side::Writer)) || matches!(down, Err(Side::Reader));
@@ -232,6 +257,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Tunnel<C> {
             if backend_broke {
                 return Poll::Ready(ClosedBy::Upstream);
             }
+        }
+        if !self.told && self.up.frames.close().is_some() && self.down.frames.close().is_some() {
+            // All is said. Neither has to wait for the other to close its connection first.
+            self.tell();
+            self.at = self.at.min(Instant::now() + 6 * PATIENCE);
         }
         if client_broke {
             self.up.lose_reader();
@@ -340,6 +370,7 @@ mod tests {
     const FOR_EVER: Terms = Terms {
         idle: None,
         max_age: None,
+        ping: None,
     };
 
     #[tokio::test]

@@ -27,6 +27,7 @@ mod house;
 mod key;
 mod limits;
 mod operators;
+mod ping;
 mod proxy_protocol;
 mod real_parts;
 mod rewrite;

@@ -59,6 +59,26 @@ async fn sides_that_close_by_themselves_are_told_nothing_and_counted_by_their_wo
 }
 
 #[tokio::test]
+async fn when_both_have_said_close_neither_waits_for_the_other_s_connection() {
+    let backend = Backend::upgrades(|conn| {
+        let mut heard = Reader::default();
+        while heard.close_code().is_none() {
+            let Some(bytes) = conn.read() else { break };
+            heard.push(&bytes);
+        }
+        conn.say(&close(From::Server, 1000));
+        // A server should close first. This one waits, like the client.
+        conn.read_to_end();
+    });
+    let gateway = Gateway::before(&backend).start().await;
+    let mut raw = tunnel(&gateway).await;
+    raw.say(close(From::Client, 1000)).await;
+    assert_eq!(raw.rest().await, close(From::Server, 1000));
+    until("closed", || backend.open() == 0).await;
+    gateway.until_metric(&closed("client", "normal"), 1.0).await;
+}
+
+#[tokio::test]
 async fn a_backend_that_dies_without_a_close_cuts_its_clients_as_ever() {
     let backend = Backend::upgrades(|conn| {
         conn.say(&frame(From::Server, TEXT, true, "hello"));
