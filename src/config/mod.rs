@@ -315,12 +315,20 @@ pub struct Websocket {
     /// A tunnel in which no byte passed for so long is closed.
     #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
     pub idle: OrOff<Span>,
+    /// A tunnel that is older is closed.
+    #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
+    pub max_age: OrOff<Span>,
+    /// A client that sent nothing for so long gets a Ping, and has as long again to send something.
+    #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
+    pub ping: OrOff<Span>,
 }
 
 impl Default for Websocket {
     fn default() -> Self {
         Self {
             idle: OrOff::On(Span::secs(3600)),
+            max_age: OrOff::Off,
+            ping: OrOff::Off,
         }
     }
 }

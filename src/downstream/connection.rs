@@ -141,16 +141,16 @@ fn carry(
     let Tunnel { backend, record } = agreed;
     let (backend, first) = backend.into_parts();
     let worker = &session.worker;
-    let idle = worker.snapshot().websocket_idle;
+    let terms = Arc::clone(&worker.snapshot().websocket);
     let metrics = Arc::clone(&worker.recorder.metrics);
     tunnel::run(
         (stream, ahead),
         (backend, first.freeze()),
-        idle,
+        terms,
         worker.drain.clone(),
         metrics,
         move |closed| {
-            record.tunnel_ended(closed.by, closed.received, closed.sent);
+            record.tunnel_ended(closed);
             drop(held);
         },
     )

@@ -20,7 +20,7 @@ use crate::admin::{self, Admin};
 use crate::config::{self, Config, Source};
 use crate::drain::{Drain, Leaving};
 use crate::snapshot::{Current, Loaded, Reloader, Snapshot};
-use crate::telemetry::{self, Metrics};
+use crate::telemetry::{self, ClosedBy, Metrics};
 use crate::upstream::health::Health;
 
 /// Why the gateway did not start or had to end.
@@ -188,11 +188,19 @@ async fn drain_all(drain: &config::Drain, leaving: Leaving, admin: &Admin, signa
             let _: Result<(), tokio::time::error::Elapsed> = finished.await;
         }
     }
-    let cut = admin.drain.remaining();
+    let took = begun.elapsed();
+    let metrics = &admin.metrics;
+    let remaining = admin.drain.remaining() as u64;
+    let connections_cut = remaining.saturating_sub(metrics.websockets_open());
+    metrics.drain_cut_connections.inc_by(connections_cut);
     admin.drain.cut();
     let _: Result<(), tokio::time::error::Elapsed> =
         tokio::time::timeout(Duration::from_secs(2), admin.drain.finished()).await;
-    tracing::info!(cut, took_ms = begun.elapsed().as_millis() as u64, "drained");
+    let tunnels_cut = metrics.drain_cut_tunnels.get();
+    let tunnels_closed = metrics
+        .websockets_closed(ClosedBy::Drain)
+        .saturating_sub(tunnels_cut);
+    tracing::info!(budget = %drain.budget, tunnels_closed, tunnels_cut, connections_cut, cut = tunnels_cut + connections_cut, took_ms = took.as_millis() as u64, "drained");
 }
 
 /// Forgets clients whose limits are full again.

@@ -23,7 +23,7 @@ use crate::stages::rewrite::{Rewrite, Tree};
 use crate::stages::route::Routes;
 use crate::telemetry::{KeySeries, Metrics};
 use crate::tls::{self, Pair, Served};
-use crate::upstream;
+use crate::upstream::{self, Ping, tunnel};
 
 pub use endpoint::Endpoint;
 pub use limits::ConnectionLimits;
@@ -65,8 +65,8 @@ pub struct Snapshot {
     pub body_timeout: Duration,
     /// Networks whose forwarded headers are believed.
     pub trusted_proxies: Box<[IpNet]>,
-    /// A tunnel without a byte for so long is closed.
-    pub websocket_idle: Option<Duration>,
+    /// How long tunnels may be open, from the next one on.
+    pub websocket: Arc<tunnel::Terms>,
     /// What bounds connections from clients.
     pub connection_limits: Arc<ConnectionLimits>,
     /// How often it is tested whether the backend accepts connections.
@@ -176,7 +176,11 @@ impl Snapshot {
             api_max_body: config.api.max_body.0,
             body_timeout: config.timeouts.body.0,
             trusted_proxies: public.trusted_proxies.clone().into(),
-            websocket_idle: config.websocket.idle.on().map(|span| span.0),
+            websocket: Arc::new(tunnel::Terms {
+                idle: config.websocket.idle.on().map(|span| span.0),
+                max_age: config.websocket.max_age.on().map(|span| span.0),
+                ping: config.websocket.ping.on().map(|span| Ping::new(span.0)),
+            }),
             connection_limits: previous
                 .map(|p| Arc::clone(&p.connection_limits))
                 .filter(|same| **same == limits)

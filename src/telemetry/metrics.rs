@@ -13,6 +13,7 @@ use prometheus::{
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use super::closed::{CloseClass, ClosedBy};
 use super::keys::{KeyMetrics, KeySeries};
 use crate::names::Route;
 use crate::reject::Reject;
@@ -22,42 +23,6 @@ const REQUEST_BOUNDS: [f64; 14] = [
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 ];
 const SESSION_BOUNDS: [f64; 8] = [1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 43200.0];
-
-/// Who ended a tunnel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClosedBy {
-    /// The client closed first.
-    Client,
-    /// The backend closed first.
-    Upstream,
-    /// No byte passed for too long.
-    Idle,
-    /// The process ended.
-    Drain,
-    /// A connection broke.
-    Error,
-}
-
-impl ClosedBy {
-    const ALL: [Self; 5] = [
-        Self::Client,
-        Self::Upstream,
-        Self::Idle,
-        Self::Drain,
-        Self::Error,
-    ];
-
-    /// The word.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Upstream => "upstream",
-            Self::Idle => "idle",
-            Self::Drain => "drain",
-            Self::Error => "error",
-        }
-    }
-}
 
 /// Why a connection had no PROXY protocol header to believe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +64,7 @@ pub struct Metrics {
     pub api_enabled: IntGauge,
     ratelimit: IntCounterVec,
     websocket_active: IntGaugeVec,
-    websocket_closed: [IntCounter; ClosedBy::ALL.len()],
+    websocket_closed: [[IntCounter; CloseClass::ALL.len()]; ClosedBy::ALL.len()],
     pub websocket_received: IntCounter,
     pub websocket_sent: IntCounter,
     pub websocket_duration: Histogram,
@@ -126,6 +91,8 @@ pub struct Metrics {
     pub upstream_reused_reset: IntCounter,
     pub draining: IntGauge,
     pub drain_remaining: IntGauge,
+    pub drain_cut_tunnels: IntCounter,
+    pub drain_cut_connections: IntCounter,
     pub log_dropped: IntCounter,
 }
 
@@ -153,7 +120,7 @@ impl Metrics {
         let websocket_closed = counters(
             &r,
             "gateway_websocket_closed_total",
-            "Tunnels closed, by who closed them and the class of the close code (unknown: frames are not read).",
+            "Tunnels closed, by who closed them and the class of the close code (none: no Close frame, invalid: no frames).",
             &["by", "code_class"],
         )?;
         let websocket_bytes = counters(
@@ -191,6 +158,12 @@ impl Metrics {
             "gateway_config_reloads_total",
             "Attempts to reload the configuration, by result (ok, failed).",
             &["result"],
+        )?;
+        let cut = counters(
+            &r,
+            "gateway_drain_cut_total",
+            "Tunnels and other connections (tunnel, connection) that were cut at the end of a drain.",
+            &["kind"],
         )?;
         let build = gauges(
             &r,
@@ -235,8 +208,10 @@ impl Metrics {
                 &["policy", "result", "enforced"],
             )?,
             websocket_active: gauges(&r, "gateway_websocket_active", "Open tunnels.", &["route"])?,
-            websocket_closed: ClosedBy::ALL
-                .map(|by| websocket_closed.with_label_values(&[by.as_str(), "unknown"])),
+            websocket_closed: ClosedBy::ALL.map(|by| {
+                CloseClass::ALL
+                    .map(|class| websocket_closed.with_label_values(&[by.as_str(), class.as_str()]))
+            }),
             websocket_received: websocket_bytes.with_label_values(&["received"]),
             websocket_sent: websocket_bytes.with_label_values(&["sent"]),
             websocket_duration: histogram(
@@ -337,6 +312,8 @@ impl Metrics {
                 "gateway_drain_remaining_connections",
                 "Connections and tunnels still open while draining.",
             )?,
+            drain_cut_tunnels: cut.with_label_values(&["tunnel"]),
+            drain_cut_connections: cut.with_label_values(&["connection"]),
             log_dropped: counter(
                 &r,
                 "gateway_log_lines_dropped_total",
@@ -376,9 +353,21 @@ impl Metrics {
         self.websocket_active.with_label_values(&[route.as_str()])
     }
 
+    /// How many tunnels are open.
+    pub fn websockets_open(&self) -> u64 {
+        let open = Route::ALL.map(|route| self.websocket_active(route).get());
+        open.iter().sum::<i64>().unsigned_abs()
+    }
+
     /// Counts the end of a tunnel.
-    pub fn websocket_closed(&self, by: ClosedBy) {
-        self.websocket_closed[by as usize].inc();
+    pub(super) fn websocket_closed(&self, by: ClosedBy, class: CloseClass) {
+        self.websocket_closed[by as usize][class as usize].inc();
+    }
+
+    /// How many tunnels have ended for this reason.
+    pub fn websockets_closed(&self, by: ClosedBy) -> u64 {
+        let classes = &self.websocket_closed[by as usize];
+        classes.iter().map(IntCounter::get).sum()
     }
 
     /// Counts a connection closed for want of a PROXY protocol header.

@@ -1,11 +1,13 @@
 //! What operators see: metrics, log, and the record of each request that feeds both.
 
+mod closed;
 mod keys;
 mod log;
 mod metrics;
 mod record;
 
+pub use closed::{CloseClass, Closed, ClosedBy};
 pub use keys::KeySeries;
 pub use log::{LogGuard, start_log};
-pub use metrics::{ClosedBy, Metrics, PolicyCounters, ProxyFailure};
+pub use metrics::{Metrics, PolicyCounters, ProxyFailure};
 pub use record::{Record, Recorder};

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use http::{Method, StatusCode, Version};
 use prometheus::IntCounter;
 
+use super::closed::{CloseClass, Closed, ClosedBy};
 use super::keys::KeySeries;
-use super::metrics::{ClosedBy, Metrics};
+use super::metrics::Metrics;
 use crate::body::End;
 use crate::names::{METHODS, Route, method_index};
 use crate::peer::Peer;
@@ -83,7 +84,8 @@ pub struct Record {
     pub upstream: Option<Duration>,
     /// Bytes of its body.
     pub received: u64,
-    tunnel: Option<(ClosedBy, u64)>,
+    /// Whether it became a tunnel.
+    tunnel: bool,
     ended: bool,
 }
 
@@ -111,7 +113,7 @@ impl Record {
             reject: None,
             upstream: None,
             received: 0,
-            tunnel: None,
+            tunnel: false,
             ended: false,
         }
     }
@@ -123,35 +125,36 @@ impl Record {
         metrics.inflight.dec();
         self.recorder.count(self.route, self.method, self.status);
         metrics.websocket_active(self.route).inc();
-        self.tunnel = Some((ClosedBy::Error, 0));
+        self.tunnel = true;
     }
 
-    /// The tunnel is over: `received` bytes came from the client, `sent` went to it.
-    pub fn tunnel_ended(mut self, by: ClosedBy, received: u64, sent: u64) {
-        self.received = received;
-        self.tunnel = Some((by, sent));
+    /// The tunnel is over.
+    pub fn tunnel_ended(mut self, closed: Closed) {
+        self.received = closed.received;
+        self.end(closed.sent, true, Some(closed));
     }
 
-    fn end(&mut self, sent: u64, complete: bool) {
+    fn end(&mut self, sent: u64, complete: bool, closed: Option<Closed>) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
         let metrics = &self.recorder.metrics;
         let took = self.started.elapsed();
-        let (sent, closed_by) = match self.tunnel {
-            Some((by, sent)) => {
+        match closed {
+            Some(closed) => {
                 metrics.websocket_active(self.route).dec();
-                metrics.websocket_closed(by);
+                metrics.websocket_closed(closed.by, closed.class);
                 metrics.websocket_duration.observe(took.as_secs_f64());
-                (sent, Some(by))
+                if closed.cut {
+                    metrics.drain_cut_tunnels.inc();
+                }
             }
             None => {
                 metrics.inflight.dec();
                 self.recorder.count(self.route, self.method, self.status);
                 metrics.duration[self.route.index()].observe(took.as_secs_f64());
-                (sent, None)
             }
-        };
+        }
         if let Some(upstream) = self.upstream {
             metrics.upstream_duration.observe(upstream.as_secs_f64());
         }
@@ -174,21 +177,29 @@ impl Record {
             bytes_received = self.received,
             bytes_sent = sent,
             aborted = (!complete).then_some(true),
-            closed_by = closed_by.map(ClosedBy::as_str),
+            closed_by = closed.map(|closed| closed.by.as_str()),
+            code_class = closed.map(|closed| closed.class.as_str()),
+            cut = closed.and_then(|closed| closed.cut.then_some(true)),
         );
     }
 }
 
 impl End for Record {
     fn ended(mut self, sent: u64, complete: bool) {
-        self.end(sent, complete);
+        self.end(sent, complete, None);
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
-        // A tunnel ends by being dropped; anything else that was not ended was aborted.
-        let tunnel = self.tunnel.is_some();
-        self.end(0, tunnel);
+        // Nobody told how it ended.
+        let broken = self.tunnel.then_some(Closed {
+            by: ClosedBy::Error,
+            class: CloseClass::None,
+            cut: false,
+            received: self.received,
+            sent: 0,
+        });
+        self.end(0, self.tunnel, broken);
     }
 }

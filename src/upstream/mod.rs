@@ -4,10 +4,13 @@
 //! one call, nothing is copied to be able to send it again, and a connection needs no task.
 
 mod connection;
+mod direction;
 mod download;
 mod exchange;
+mod frames;
 mod head;
 pub mod health;
+mod pulse;
 pub mod tunnel;
 mod upload;
 
@@ -22,6 +25,7 @@ pub use connection::Connection;
 use connection::Pool;
 pub use download::Download;
 pub use exchange::Answer;
+pub use pulse::Ping;
 pub use upload::Upload;
 
 use crate::reject::Reject;

@@ -1,39 +1,46 @@
 //! After a 101: bytes pass both ways until both sides have closed.
 //!
-//! An idle tunnel holds two sockets and this future, no buffer: each read goes into a buffer of
-//! the worker's and on into the other socket at once. Only what that socket would not take is
-//! kept, and then nothing more is read: that is the backpressure.
+//! An idle tunnel holds two sockets and this future, no buffer. Where it has to end before its
+//! sides want to, both are told by a Close frame, and each has answered it before its connection
+//! is closed (RFC 6455 section 7.1).
 
-use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::drain::Drain;
-use crate::telemetry::{ClosedBy, Metrics};
+use super::direction::{Direction, Side};
+use super::pulse::{Due, Ping, Pulse};
+use crate::drain::{Drain, Leaving};
+use crate::telemetry::{CloseClass, Closed, ClosedBy, Metrics};
 
-/// How a tunnel went.
+/// How long a tunnel may be open.
 #[derive(Clone, Copy, Debug)]
-pub struct Closed {
-    /// Who ended it.
-    pub by: ClosedBy,
-    /// Bytes from the client.
-    pub received: u64,
-    /// Bytes to the client.
-    pub sent: u64,
+pub struct Terms {
+    /// Longest time without a byte.
+    pub idle: Option<Duration>,
+    /// Longest time at all.
+    pub max_age: Option<Duration>,
+    /// How the client is asked whether it is there.
+    pub ping: Option<Ping>,
 }
 
-thread_local! {
-    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; 32 << 10].into());
-}
+/// Close codes (RFC 6455 section 7.4 and its registry).
+const GOING_AWAY: u16 = 1001;
+const SERVICE_RESTART: u16 = 1012;
+
+/// How long both sides may take to answer a Close frame, where no drain limits it.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a side may take to close its connection when all is said.
+const LINGER: Duration = Duration::from_secs(2);
+/// A deadline for tunnels that have none.
+const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// Carries bytes between `client` and `backend`, counting them as they pass, and tells `ended` how
 /// it went. `early` and `first` are what each side sent ahead.
@@ -41,179 +48,370 @@ thread_local! {
 /// One future that holds each socket once: an async function would hold its arguments beside the
 /// variables they are moved to, for as long as the tunnel lives.
 pub fn run<C: AsyncRead + AsyncWrite + Unpin>(
-    (mut client, early): (C, Bytes),
-    (mut backend, first): (TcpStream, Bytes),
-    idle: Option<Duration>,
+    (client, early): (C, Bytes),
+    (backend, first): (TcpStream, Bytes),
+    terms: Arc<Terms>,
     drain: Drain,
     metrics: Arc<Metrics>,
     ended: impl FnOnce(Closed),
 ) -> impl Future<Output = ()> {
-    let mut up = Direction::new(&early);
-    let mut down = Direction::new(&first);
+    let mut tunnel = Tunnel::new((client, &early), (backend, &first), terms);
     drop((early, first));
-    metrics.websocket_received.inc_by(up.moved);
-    metrics.websocket_sent.inc_by(down.moved);
+    metrics.websocket_received.inc_by(tunnel.up.moved);
+    metrics.websocket_sent.inc_by(tunnel.down.moved);
     async move {
         // Looked at when it runs out, not moved with every byte.
-        let mut deadline = pin!(tokio::time::sleep(idle.unwrap_or(NEVER)));
-        let mut moved_at = Instant::now();
-        let mut cut = pin!(drain.cutting());
-        let by = poll_fn(|cx| {
-            let before = (up.moved, down.moved);
-            let up_state = up.poll(cx, &mut client, &mut backend);
-            let down_state = down.poll(cx, &mut backend, &mut client);
-            if (up.moved, down.moved) != before {
-                moved_at = Instant::now();
-                metrics.websocket_received.inc_by(up.moved - before.0);
-                metrics.websocket_sent.inc_by(down.moved - before.1);
-            }
-            match (up_state, down_state) {
-                (Err(Side::Reader), _) | (_, Err(Side::Writer)) => {
-                    return Poll::Ready(ClosedBy::Client);
+        let mut timer = pin!(tokio::time::sleep_until(tunnel.due()));
+        let mut signal = pin!(drain.stopping());
+        let mut asked = Asked::Nothing;
+        let end = poll_fn(|cx| {
+            while signal.as_mut().poll(cx).is_ready() {
+                match asked {
+                    Asked::Nothing => {
+                        asked = Asked::ToLeave;
+                        tunnel.leave_at(drain.moment(), drain.leaving());
+                        signal.set(drain.hurrying());
+                    }
+                    Asked::ToLeave => {
+                        asked = Asked::ToHurry;
+                        tunnel.leave_at(Instant::now(), drain.leaving());
+                        signal.set(drain.cutting());
+                    }
+                    Asked::ToHurry => return Poll::Ready(End::Cut),
                 }
-                (Err(Side::Writer), _) | (_, Err(Side::Reader)) => {
-                    return Poll::Ready(ClosedBy::Upstream);
-                }
-                (Ok(true), Ok(true)) => {
-                    let client_first = up.ended_at <= down.ended_at;
-                    return Poll::Ready(if client_first {
-                        ClosedBy::Client
-                    } else {
-                        ClosedBy::Upstream
-                    });
-                }
-                (Ok(_), Ok(_)) => {}
             }
-            if cut.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(ClosedBy::Drain);
-            }
-            while deadline.as_mut().poll(cx).is_ready() {
-                let patience = idle.unwrap_or(NEVER);
-                if moved_at + patience <= Instant::now() {
-                    return Poll::Ready(ClosedBy::Idle);
+            loop {
+                if tunnel.due() < timer.deadline() {
+                    timer.as_mut().reset(tunnel.due());
                 }
-                deadline.as_mut().reset(moved_at + patience);
+                while timer.as_mut().poll(cx).is_ready() {
+                    if let Some(by) = tunnel.look_at_time(Instant::now()) {
+                        return Poll::Ready(End::By(by));
+                    }
+                    timer.as_mut().reset(tunnel.due());
+                }
+                let before = (tunnel.up.moved, tunnel.down.moved);
+                let over = tunnel.poll(cx);
+                let moved = (tunnel.up.moved - before.0, tunnel.down.moved - before.1);
+                if moved != (0, 0) {
+                    tunnel.moved_at = Instant::now();
+                    metrics.websocket_received.inc_by(moved.0);
+                    metrics.websocket_sent.inc_by(moved.1);
+                }
+                if let Poll::Ready(by) = over {
+                    return Poll::Ready(End::By(by));
+                }
+                if tunnel.due() >= timer.deadline() {
+                    return Poll::Pending;
+                }
             }
-            Poll::Pending
         })
         .await;
-        ended(Closed {
-            by,
-            received: up.moved,
-            sent: down.moved,
-        });
+        ended(tunnel.closed(end));
     }
 }
 
-/// A deadline for tunnels that have none.
-const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
-
-enum Side {
-    Reader,
-    Writer,
+/// What the process has asked a tunnel for.
+enum Asked {
+    Nothing,
+    ToLeave,
+    ToHurry,
 }
 
-/// One way of a tunnel.
-struct Direction {
-    /// What the writer has not taken yet.
-    unsent: Bytes,
-    moved: u64,
-    /// When the reader said it was its last byte.
-    ended_at: Option<Instant>,
-    flush: bool,
-    closed: bool,
+#[derive(Clone, Copy)]
+enum End {
+    By(ClosedBy),
+    /// At the end of the process' budget.
+    Cut,
 }
 
-impl Direction {
-    fn new(unsent: &[u8]) -> Self {
+struct Tunnel<C> {
+    client: C,
+    backend: TcpStream,
+    up: Direction,
+    down: Direction,
+    terms: Arc<Terms>,
+    /// Only where pings are on.
+    pulse: Option<Box<Pulse>>,
+    moved_at: Instant,
+    /// When both sides are told to end; from then on, when it ends without their consent.
+    at: Instant,
+    /// Why then.
+    reason: ClosedBy,
+    /// What is said then.
+    code: u16,
+    told: bool,
+    /// Both connections were told that there will be no more.
+    lingers: bool,
+    /// Who ended it, once somebody has.
+    by: Option<ClosedBy>,
+    /// The code of the first Close frame.
+    first_code: Option<u16>,
+}
+
+impl<C: AsyncRead + AsyncWrite + Unpin> Tunnel<C> {
+    fn new(
+        (client, early): (C, &[u8]),
+        (backend, first): (TcpStream, &[u8]),
+        terms: Arc<Terms>,
+    ) -> Self {
+        let now = Instant::now();
         Self {
-            moved: unsent.len() as u64,
-            // A copy: even an empty slice would hold the buffer that HTTP had read into.
-            unsent: Bytes::copy_from_slice(unsent),
-            ended_at: None,
-            flush: false,
-            closed: false,
+            client,
+            backend,
+            up: Direction::new(early, true),
+            down: Direction::new(first, false),
+            pulse: terms.ping.map(|ping| Box::new(Pulse::new(ping, now))),
+            moved_at: now,
+            at: now + terms.max_age.unwrap_or(NEVER),
+            terms,
+            reason: ClosedBy::MaxAge,
+            code: GOING_AWAY,
+            told: false,
+            lingers: false,
+            by: None,
+            first_code: None,
         }
     }
 
-    /// Moves what can be moved; `true`: this way is over.
-    fn poll<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        reader: &mut R,
-        writer: &mut W,
-    ) -> Result<bool, Side> {
-        loop {
-            while !self.unsent.is_empty() {
-                match Pin::new(&mut *writer).poll_write(cx, &self.unsent) {
-                    Poll::Ready(Ok(n)) if n > 0 => self.unsent.advance(n),
-                    Poll::Ready(_) => return Err(Side::Writer),
-                    Poll::Pending => return Ok(false),
-                }
-                self.flush = true;
-                if self.unsent.is_empty() {
-                    self.unsent = Bytes::new(); // gives the memory back
-                }
-            }
-            if self.ended_at.is_some() {
-                if !self.closed {
-                    match Pin::new(&mut *writer).poll_shutdown(cx) {
-                        // A peer that is gone already is as closed as can be.
-                        Poll::Ready(_) => self.closed = true,
-                        Poll::Pending => return Ok(false),
-                    }
-                }
-                return Ok(true);
-            }
-            match self.poll_pass(cx, reader, writer) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(side)) => return Err(side),
-                Poll::Pending => {
-                    if self.flush {
-                        match Pin::new(&mut *writer).poll_flush(cx) {
-                            Poll::Ready(Ok(())) => self.flush = false,
-                            Poll::Ready(Err(_)) => return Err(Side::Writer),
-                            Poll::Pending => {}
-                        }
-                    }
-                    return Ok(false);
-                }
+    /// When time has to be looked at.
+    fn due(&self) -> Instant {
+        if self.told {
+            return self.at;
+        }
+        let idle = self.terms.idle.map(|idle| self.moved_at + idle);
+        let pulse = self.pulse.as_ref().and_then(|pulse| pulse.due());
+        [idle, pulse].into_iter().flatten().fold(self.at, Ord::min)
+    }
+
+    /// The process leaves; this tunnel at `at`, if not sooner.
+    fn leave_at(&mut self, at: Instant, leaving: Option<Leaving>) {
+        if !self.told && at < self.at {
+            self.at = at;
+            self.reason = ClosedBy::Drain;
+            if leaving == Some(Leaving::Handover) {
+                self.code = SERVICE_RESTART;
             }
         }
     }
 
-    /// One read, and one write of what it gave.
-    fn poll_pass<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        reader: &mut R,
-        writer: &mut W,
-    ) -> Poll<Result<(), Side>> {
-        BUFFER.with_borrow_mut(|buffer| {
-            let mut read = ReadBuf::new(buffer);
-            match Pin::new(reader).poll_read(cx, &mut read) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(e)) => {
-                    // TLS without a farewell: the connection is gone.
-                    debug_assert!(e.kind() != io::ErrorKind::WouldBlock);
-                    return Poll::Ready(Err(Side::Reader));
-                }
-                Poll::Pending => return Poll::Pending,
+    /// Does what `now` is the time for; some: it is over.
+    fn look_at_time(&mut self, now: Instant) -> Option<ClosedBy> {
+        if self.told {
+            return (self.at <= now).then_some(self.reason);
+        }
+        if self.at > now {
+            self.reason = self.overdue(now)?;
+        }
+        // The process itself cuts what is left of a drain.
+        let drains = self.reason == ClosedBy::Drain;
+        self.at = now + if drains { NEVER } else { PATIENCE };
+        if self.speaks_frames() {
+            self.by.get_or_insert(self.reason);
+            self.tell();
+            return None;
+        }
+        (!drains).then_some(self.reason)
+    }
+
+    /// Has a Close frame said to who has got none, and lets nothing pass after one.
+    fn tell(&mut self) {
+        self.told = true;
+        self.up.say_close(self.code);
+        self.down.say_close(self.code);
+    }
+
+    /// Why it has to end before its time, if it has to; asks the client whether it is there, if
+    /// that is due.
+    fn overdue(&mut self, now: Instant) -> Option<ClosedBy> {
+        if let Some(pulse) = &mut self.pulse {
+            match pulse.look_at_time(now) {
+                Due::Nothing => {}
+                Due::Ping => self.down.say_ping(pulse),
+                Due::HalfOpen => return Some(ClosedBy::HalfOpen),
             }
-            let data = read.filled();
-            if data.is_empty() {
-                self.ended_at = Some(Instant::now());
-                return Poll::Ready(Ok(()));
+        }
+        let idle = self.terms.idle?;
+        (self.moved_at + idle <= now).then_some(ClosedBy::Idle)
+    }
+
+    /// Whether there can be a Close frame at all.
+    fn speaks_frames(&self) -> bool {
+        !self.up.frames.is_lost() && !self.down.frames.is_lost()
+    }
+
+    /// Moves what can be moved and closes what can be closed; ready: it is over.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ClosedBy> {
+        let (client, backend) = (&mut self.client, &mut self.backend);
+        let mut pulse = self.pulse.as_deref_mut();
+        let up = self.up.poll_move(cx, client, backend, pulse.as_deref_mut());
+        let down = self.down.poll_move(cx, backend, client, pulse);
+        self.note_first();
+        let client_broke = matches!(up, Err(Side::Reader)) || matches!(down, Err(Side::Writer));
+        let backend_broke = matches!(up, Err(Side::Writer)) || matches!(down, Err(Side::Reader));
+        if !self.told {
+            // Who breaks takes the other with it.
+            if client_broke {
+                return Poll::Ready(ClosedBy::Client);
             }
-            self.moved += data.len() as u64;
-            let taken = match Pin::new(writer).poll_write(cx, data) {
-                Poll::Ready(Ok(n)) if n > 0 => n,
-                Poll::Ready(_) => return Poll::Ready(Err(Side::Writer)),
-                Poll::Pending => 0,
+            if backend_broke {
+                return Poll::Ready(ClosedBy::Upstream);
+            }
+        }
+        if !self.told && self.up.frames.close().is_some() && self.down.frames.close().is_some() {
+            // All is said. Neither has to wait for the other to close its connection first.
+            self.tell();
+            self.at = self.at.min(Instant::now() + 6 * PATIENCE);
+        }
+        if client_broke {
+            self.up.lose_reader();
+            self.down.lose_writer();
+        }
+        if backend_broke {
+            self.down.lose_reader();
+            self.up.lose_writer();
+        }
+        if self.up.may_close(self.down.is_answered()) {
+            self.up.poll_close(cx, &mut self.backend);
+        }
+        if self.down.may_close(self.up.is_answered()) {
+            self.down.poll_close(cx, &mut self.client);
+        }
+        if !self.up.closed || !self.down.closed {
+            return Poll::Pending;
+        }
+        if self.up.ended && self.down.ended {
+            return Poll::Ready(self.by.unwrap_or(ClosedBy::Client));
+        }
+        // Both have said their last word. Who closed before they have closed, too, could reset
+        // a connection on which that word is not read yet.
+        if !self.lingers {
+            self.lingers = true;
+            self.at = self.at.min(Instant::now() + LINGER);
+        }
+        Poll::Pending
+    }
+
+    /// Notes who was the first to end it, and with what word.
+    fn note_first(&mut self) {
+        if self.by.is_none() {
+            self.by = match () {
+                () if self.up.is_answered() => Some(ClosedBy::Client),
+                () if self.down.is_answered() => Some(ClosedBy::Upstream),
+                () => None,
             };
-            self.flush = true;
-            self.unsent = Bytes::copy_from_slice(&data[taken..]);
-            Poll::Ready(Ok(()))
-        })
+        }
+        if self.first_code.is_none() {
+            let ours = self.up.said_close() || self.down.said_close();
+            self.first_code = if ours {
+                Some(self.code)
+            } else {
+                let theirs = self.up.frames.close();
+                theirs.or_else(|| self.down.frames.close())
+            };
+        }
+    }
+
+    /// How it went.
+    fn closed(&self, end: End) -> Closed {
+        let cut = matches!(end, End::Cut) && !self.lingers;
+        Closed {
+            by: match end {
+                End::By(by) => self.by.unwrap_or(by),
+                End::Cut if cut => ClosedBy::Drain,
+                End::Cut => self.by.unwrap_or(ClosedBy::Drain),
+            },
+            class: match self.first_code {
+                Some(code) => CloseClass::of(code),
+                None if self.speaks_frames() => CloseClass::None,
+                None => CloseClass::Invalid,
+            },
+            cut,
+            received: self.up.moved,
+            sent: self.down.moved,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A tunnel, its two ends, and how it went.
+    async fn tunnel(
+        terms: Terms,
+        drain: &Drain,
+    ) -> (
+        impl Future<Output = ()>,
+        DuplexStream,
+        TcpStream,
+        tokio::sync::oneshot::Receiver<Closed>,
+    ) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (client, gateway) = tokio::io::duplex(1 << 10);
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let running = run(
+            (gateway, Bytes::new()),
+            (near.unwrap(), Bytes::new()),
+            Arc::new(terms),
+            drain.clone(),
+            metrics,
+            |closed| tell.send(closed).unwrap(),
+        );
+        (running, client, far.unwrap().0, told)
+    }
+
+    const FOR_EVER: Terms = Terms {
+        idle: None,
+        max_age: None,
+        ping: None,
+    };
+
+    #[tokio::test]
+    async fn who_comes_back_at_once_is_told_so() {
+        for (leaving, code, class) in [
+            (Leaving::Handover, 1012, CloseClass::Restart),
+            (Leaving::Shutdown, 1001, CloseClass::GoingAway),
+        ] {
+            let drain = Drain::default();
+            let (running, mut client, mut backend, closed) = tunnel(FOR_EVER, &drain).await;
+            drain.stop(leaving, Duration::from_millis(100));
+            let sides = async {
+                let mut heard = [0; 4];
+                client.read_exact(&mut heard).await.unwrap();
+                assert_eq!(heard[..2], [0x88, 2]);
+                assert_eq!(u16::from_be_bytes([heard[2], heard[3]]), code);
+                client.write_all(&[0x88, 0x80, 1, 2, 3, 4]).await.unwrap();
+                assert_eq!(client.read(&mut heard).await.unwrap(), 0);
+                drop(client);
+                let mut heard = [0; 8];
+                backend.read_exact(&mut heard).await.unwrap();
+                assert_eq!(heard[..2], [0x88, 0x82]);
+                let unmasked = [heard[6] ^ heard[2], heard[7] ^ heard[3]];
+                assert_eq!(u16::from_be_bytes(unmasked), code);
+                backend.write_all(&[0x88, 0]).await.unwrap();
+                assert_eq!(backend.read(&mut heard).await.unwrap(), 0);
+                drop(backend);
+            };
+            tokio::join!(running, sides);
+            let closed = closed.await.unwrap();
+            assert_eq!((closed.by, closed.class), (ClosedBy::Drain, class));
+            // Nothing of the Close frames went through.
+            assert_eq!((closed.cut, closed.sent, closed.received), (false, 0, 0));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_idle_tunnel_is_small() {
+        let drain = Drain::default();
+        let (running, ..) = tunnel(FOR_EVER, &drain).await;
+        let pipe = size_of::<DuplexStream>();
+        assert!(size_of_val(&running) - pipe < 500);
     }
 }

@@ -29,8 +29,8 @@ async fn tunnel(gateway: &Gateway) -> Raw {
     raw
 }
 
-fn closed_by(by: &str) -> String {
-    format!("{CLOSED}{{by=\"{by}\",code_class=\"unknown\"}}")
+fn closed_by(by: &str, class: &str) -> String {
+    format!("{CLOSED}{{by=\"{by}\",code_class=\"{class}\"}}")
 }
 
 #[tokio::test]
@@ -226,7 +226,9 @@ async fn each_side_may_say_its_last_byte_first() {
     raw.say("last words ").await;
     raw.stream.shutdown().await.unwrap();
     assert_eq!(raw.rest().await, b"last words bye");
-    gateway.until_metric(&closed_by("client"), 1.0).await;
+    gateway
+        .until_metric(&closed_by("client", "invalid"), 1.0)
+        .await;
     // The backend first: the client still speaks.
     let backend = Backend::upgrades(|conn| {
         conn.say(b"bye");
@@ -243,7 +245,9 @@ async fn each_side_may_say_its_last_byte_first() {
     .await;
     raw.stream.shutdown().await.unwrap();
     until("closed", || backend.open() == 0).await;
-    gateway.until_metric(&closed_by("upstream"), 1.0).await;
+    gateway
+        .until_metric(&closed_by("upstream", "invalid"), 1.0)
+        .await;
 }
 
 #[tokio::test]
@@ -256,13 +260,17 @@ async fn a_side_that_breaks_takes_the_other_with_it() {
     let mut raw = tunnel(&gateway).await;
     raw.say("x").await;
     assert_eq!(raw.rest().await, b"");
-    gateway.until_metric(&closed_by("upstream"), 1.0).await;
+    gateway
+        .until_metric(&closed_by("upstream", "invalid"), 1.0)
+        .await;
     let backend = Backend::upgrades_and_echoes_bytes();
     let gateway = Gateway::before(&backend).start().await;
     let raw = tunnel(&gateway).await;
     drop(raw);
     until("closed", || backend.open() == 0).await;
-    gateway.until_metric(&closed_by("client"), 1.0).await;
+    gateway
+        .until_metric(&closed_by("client", "none"), 1.0)
+        .await;
 }
 
 #[tokio::test]
@@ -283,20 +291,42 @@ async fn no_request_timeout_touches_an_open_tunnel() {
 
 #[tokio::test]
 async fn a_tunnel_without_a_byte_for_too_long_is_closed() {
-    let backend = Backend::upgrades_and_echoes_bytes();
+    let backend = Backend::upgrades_and_echoes_messages();
     let gateway = Gateway::before(&backend)
         .toml("websocket.idle = '600ms'")
         .start()
         .await;
-    let mut raw = tunnel(&gateway).await;
+    let mut socket = websocket(&gateway, SOCKET, &[]).await.unwrap();
     // Bytes move the limit.
     for _ in 0..4 {
         tokio::time::sleep(Duration::from_millis(250)).await;
-        raw.say("beat").await;
-        assert_eq!(raw.take(4).await, b"beat");
+        socket.send(Message::text("beat")).await.unwrap();
+        let beat = within(socket.next()).await.unwrap().unwrap();
+        assert_eq!(beat, Message::text("beat"));
     }
-    assert_eq!(raw.rest().await, b"");
-    gateway.until_metric(&closed_by("idle"), 1.0).await;
+    let Some(Ok(Message::Close(Some(said)))) = within(socket.next()).await else {
+        panic!("no Close");
+    };
+    assert_eq!(u16::from(said.code), 1001);
+    assert!(within(socket.next()).await.is_none());
+    drop(socket);
+    gateway
+        .until_metric(&closed_by("idle", "going_away"), 1.0)
+        .await;
+    until("closed", || backend.open() == 0).await;
+}
+
+#[tokio::test]
+async fn a_tunnel_that_is_idle_in_the_middle_of_a_frame_is_closed_without_a_word() {
+    let backend = Backend::upgrades_and_echoes_bytes();
+    let gateway = Gateway::before(&backend)
+        .toml("websocket.idle = '100ms'")
+        .start()
+        .await;
+    let mut raw = tunnel(&gateway).await;
+    raw.say([0x82, 5]).await;
+    assert_eq!(raw.rest().await, [0x82, 5]);
+    gateway.until_metric(&closed_by("idle", "none"), 1.0).await;
     until("closed", || backend.open() == 0).await;
 }
 
@@ -319,7 +349,9 @@ async fn tunnels_are_counted_while_open_and_when_closed() {
     raw.take(5).await;
     drop((raw, other));
     gateway.until_metric(active, 0.0).await;
-    gateway.until_metric(&closed_by("client"), 2.0).await;
+    gateway
+        .until_metric(&closed_by("client", "none"), 2.0)
+        .await;
     gateway
         .until_metric("gateway_websocket_bytes_total{direction=\"received\"}", 5.0)
         .await;

@@ -6,6 +6,7 @@
 mod backend;
 pub mod certificates;
 mod client;
+pub mod frames;
 mod gateway;
 pub mod h2_raw;
 pub mod load;
