@@ -25,6 +25,7 @@ mod hostile;
 mod house;
 mod key;
 mod keys;
+mod last_call;
 mod limits;
 mod operators;
 mod proxy_protocol;
