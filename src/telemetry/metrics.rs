@@ -124,6 +124,9 @@ pub struct Metrics {
     pub upstream_connects: IntCounter,
     pub upstream_connect_failures: IntCounter,
     pub upstream_reused_reset: IntCounter,
+    pub handovers_taken: IntCounter,
+    pub handovers_failed: IntCounter,
+    pub handovers_refused: IntCounter,
     pub draining: IntGauge,
     pub drain_remaining: IntGauge,
     pub log_dropped: IntCounter,
@@ -190,6 +193,12 @@ impl Metrics {
             &r,
             "gateway_config_reloads_total",
             "Attempts to reload the configuration, by result (ok, failed).",
+            &["result"],
+        )?;
+        let handovers = counters(
+            &r,
+            "gateway_handovers_total",
+            "Hand-overs of the listening sockets to a new process: this one took them over (taken), its successor was not ready (failed), SIGUSR2 came during another (refused).",
             &["result"],
         )?;
         let build = gauges(
@@ -331,6 +340,9 @@ impl Metrics {
                 "gateway_upstream_reused_reset_total",
                 "Kept connections that the backend had closed when they were used again.",
             )?,
+            handovers_taken: handovers.with_label_values(&["taken"]),
+            handovers_failed: handovers.with_label_values(&["failed"]),
+            handovers_refused: handovers.with_label_values(&["refused"]),
             draining: gauge(&r, "gateway_draining", "1 from SIGTERM to the end.")?,
             drain_remaining: gauge(
                 &r,

@@ -1,7 +1,9 @@
-//! What operators see: metrics, log, and the record of each request that feeds both.
+//! What operators see: metrics, log, and the record of each request that feeds both; and what
+//! the service manager is told.
 
 mod keys;
 mod log;
+pub mod manager;
 mod metrics;
 mod record;
 
