@@ -14,6 +14,7 @@
 
 mod support;
 
+mod activation;
 mod backend_trouble;
 mod base_path;
 mod configuration;
@@ -21,6 +22,7 @@ mod contract;
 mod deadlines;
 mod failed_auth;
 mod forwarding;
+mod handover;
 mod hostile;
 mod house;
 mod key;

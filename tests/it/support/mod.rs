@@ -8,7 +8,9 @@ pub mod certificates;
 mod client;
 mod gateway;
 pub mod h2_raw;
+mod heir;
 pub mod load;
+mod traffic;
 
 use std::time::{Duration, Instant};
 
@@ -20,6 +22,10 @@ pub use client::{
 };
 #[allow(unused_imports, reason = "named in signatures of helpers to come")]
 pub use gateway::{BINARY, Ended, Folder, Gateway, Setup, certificate};
+
+pub use heir::Heir;
+#[allow(unused_imports, reason = "named in signatures of helpers to come")]
+pub use traffic::{Figures, Traffic};
 
 /// The key the tests' gateways are given.
 pub const KEY: &str = "key-of-the-tests";
