@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use crate::drain::Drain;
 use crate::telemetry::{LogGuard, Metrics};
@@ -35,14 +37,19 @@ pub struct Admin {
     pub log: Arc<LogGuard>,
 }
 
-/// Serves until the process ends.
-pub async fn serve(listener: TcpListener, admin: Rc<Admin>) {
+/// Serves until the process ends, or another one answers from now on: `left`.
+pub async fn serve(listener: TcpListener, admin: Rc<Admin>, left: CancellationToken) {
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let accepted = tokio::select! {
+            biased;
+            () = left.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, _)) = accepted else {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             continue;
         };
-        let admin = Rc::clone(&admin);
+        let (admin, left) = (Rc::clone(&admin), left.clone());
         // Not one of the tasks that a drain waits for: it is asked until the very end.
         drop(tokio::task::spawn_local(async move {
             let service = service_fn(|request| {
@@ -52,6 +59,11 @@ pub async fn serve(listener: TcpListener, admin: Rc<Admin>) {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .serve_connection(TokioIo::new(stream), service);
+            let mut connection = pin!(connection);
+            tokio::select! {
+                ended = connection.as_mut() => return drop(ended),
+                () = left.cancelled() => connection.as_mut().graceful_shutdown(),
+            }
             drop(connection.await);
         }));
     }

@@ -4,11 +4,24 @@ use std::io::IsTerminal;
 
 use super::Wrong;
 use crate::config::{Config, ConfigError, Source};
-use crate::process::{self, Bound};
+use crate::process::{self, Bound, Handed};
 use crate::snapshot::{self, Snapshot};
 
 pub(super) fn run(source: impl FnOnce() -> Result<Source, ConfigError>) -> Result<(), Wrong> {
-    process::run(source()?, |bound, config, snapshot| {
+    // Before anything else is opened.
+    let mut handed = Handed::take()?;
+    let done = serve(source, &mut handed);
+    if let Err(Wrong(why)) = &done {
+        handed.failed(why);
+    }
+    done
+}
+
+fn serve(
+    source: impl FnOnce() -> Result<Source, ConfigError>,
+    handed: &mut Handed,
+) -> Result<(), Wrong> {
+    process::run(source()?, handed, |bound, config, snapshot| {
         // A person who tries it gets told what to do next; a service has its log.
         if snapshot::uses_built_in(config) || std::io::stderr().is_terminal() {
             eprint!("{}", welcome(config, bound, snapshot));

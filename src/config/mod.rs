@@ -479,7 +479,7 @@ impl Default for Reload {
     }
 }
 
-/// `[drain]`: what happens between SIGTERM and the end.
+/// `[drain]`: what happens between SIGTERM, or SIGUSR2, and the end.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Drain {
@@ -489,6 +489,9 @@ pub struct Drain {
     /// How long requests and tunnels may go on after that.
     #[schemars(extend("x-applies" = LIVE))]
     pub budget: Span,
+    /// After SIGUSR2: how long the new process may take until it is ready to take over.
+    #[schemars(extend("x-applies" = LIVE))]
+    pub takeover: Span,
 }
 
 impl Default for Drain {
@@ -496,6 +499,7 @@ impl Default for Drain {
         Self {
             delay: Span::secs(5),
             budget: Span::secs(25),
+            takeover: Span::secs(30),
         }
     }
 }

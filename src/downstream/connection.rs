@@ -58,6 +58,11 @@ pub(super) fn serve(
     }
 }
 
+/// How long a quiet connection is kept when the process leaves. Its client may be sending a request
+/// just now, or be about to, right after its handshake or its last answer: closed at once, that one
+/// would be lost without an answer. So it is still answered, and told that it was the last.
+const LAST_CALL: Duration = Duration::from_secs(1);
+
 /// What a connection counts for as long as it is open.
 struct Held {
     gauge: prometheus::IntGauge,
@@ -90,6 +95,7 @@ fn serve_h1(
             let mut stop = pin!(session.worker.drain.stopping());
             let mut cut = pin!(session.worker.drain.cutting());
             let mut stopping = false;
+            let mut last_call = None;
             poll_fn(|cx| {
                 if let Poll::Ready(ended) = conversation.as_mut().poll(cx) {
                     return Poll::Ready(Ok(ended));
@@ -97,7 +103,17 @@ fn serve_h1(
                 stopping |= stop.as_mut().poll(cx).is_ready();
                 // A request that has begun is still answered, and that answer is the last.
                 if stopping && session.is_quiet() {
-                    return Poll::Ready(Ok(Ended::Clean));
+                    let wait = || Box::pin(tokio::time::sleep(LAST_CALL));
+                    if last_call
+                        .get_or_insert_with(wait)
+                        .as_mut()
+                        .poll(cx)
+                        .is_ready()
+                    {
+                        return Poll::Ready(Ok(Ended::Clean));
+                    }
+                } else {
+                    last_call = None;
                 }
                 if cut.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Ok(Ended::Broken));

@@ -3,11 +3,12 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -19,7 +20,7 @@ use crate::pipeline::Worker;
 use crate::snapshot::{ConnectionLimits, Snapshot};
 use crate::telemetry::{Metrics, ProxyFailure};
 
-/// Binds `address`, which other workers may bind too. Accepted sockets inherit its options.
+/// Binds `address`, which other workers may bind too.
 pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
@@ -29,6 +30,18 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
+    tune(&socket)?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(4096)?;
+    Ok(socket.into())
+}
+
+/// Sets what sockets from clients need; a listening socket's accepted ones inherit it.
+pub fn tune(socket: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(
         &TcpKeepalive::new()
@@ -36,13 +49,7 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
             .with_interval(Duration::from_secs(15)),
     )?;
     // Data that nobody acknowledges for so long: the client is gone without a word.
-    socket.set_tcp_user_timeout(Some(Duration::from_secs(60)))?;
-    if address.is_ipv6() && address.ip().is_unspecified() {
-        socket.set_only_v6(false)?;
-    }
-    socket.bind(&address.into())?;
-    socket.listen(4096)?;
-    Ok(socket.into())
+    socket.set_tcp_user_timeout(Some(Duration::from_secs(60)))
 }
 
 /// Accepts until the process drains. `places`: the connections of all workers.

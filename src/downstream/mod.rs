@@ -13,4 +13,4 @@ pub mod proxy;
 mod wire;
 
 pub use limits::Open;
-pub use listener::{bind, serve};
+pub use listener::{bind, serve, tune};

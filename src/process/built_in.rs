@@ -1,17 +1,34 @@
 //! The built-in backend.
 
 #[cfg(feature = "visitor")]
+use std::io;
+#[cfg(feature = "visitor")]
+use std::net::SocketAddr;
 use std::net::TcpListener;
 
 #[cfg(feature = "visitor")]
+use tokio::net::TcpStream;
+#[cfg(feature = "visitor")]
 use tokio::runtime::Builder;
+use tokio_util::sync::CancellationToken;
 
 use super::Failed;
 #[cfg(feature = "visitor")]
 use super::failed;
 use crate::config::Config;
 use crate::drain::Drain;
-use crate::snapshot::{self, Current};
+#[cfg(not(feature = "visitor"))]
+use crate::snapshot;
+use crate::snapshot::Current;
+
+/// When the built-in backend accepts connections.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Accepting {
+    /// From then on.
+    pub(super) from: CancellationToken,
+    /// Until then: its successor does.
+    pub(super) until: CancellationToken,
+}
 
 /// What the built-in backend's keys are: whatever is in force here.
 #[cfg(feature = "visitor")]
@@ -26,14 +43,12 @@ pub(super) fn start(
     config: &Config,
     current: &Current,
     drain: &Drain,
+    listener: Option<TcpListener>,
+    accepting: Accepting,
 ) -> Result<Option<std::thread::JoinHandle<()>>, Failed> {
-    if !snapshot::uses_built_in(config) {
+    let Some(listener) = listener else {
         return Ok(None);
-    }
-    let at = config.visitor.listen;
-    let listener = TcpListener::bind(at)
-        .and_then(|l| l.set_nonblocking(true).map(|()| l))
-        .map_err(|e| failed(&format!("visitor.listen = \"{at}\""), e))?;
+    };
     let snapshot = current.load();
     let options = crate::visitor::Options {
         base_endpoint: snapshot.endpoint.url(),
@@ -56,7 +71,14 @@ pub(super) fn start(
                 return;
             };
             let ended = runtime.block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener)?;
+                tokio::select! {
+                    () = accepting.from.cancelled() => {}
+                    () = drain.finished() => return Ok(()),
+                }
+                let listener = Shared {
+                    listener: Some(tokio::net::TcpListener::from_std(listener)?),
+                    until: accepting.until,
+                };
                 // It serves until the last request is through.
                 server
                     .serve(listener, async move { drain.finished().await })
@@ -70,11 +92,46 @@ pub(super) fn start(
     Ok(Some(thread))
 }
 
+/// A listener that a successor has, too, and alone from some moment on.
+#[cfg(feature = "visitor")]
+struct Shared {
+    listener: Option<tokio::net::TcpListener>,
+    until: CancellationToken,
+}
+
+#[cfg(feature = "visitor")]
+impl axum::serve::Listener for Shared {
+    type Io = TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        if let Some(listener) = &mut self.listener {
+            tokio::select! {
+                biased;
+                () = self.until.cancelled() => {}
+                accepted = axum::serve::Listener::accept(listener) => return accepted,
+            }
+        }
+        self.listener = None;
+        std::future::pending().await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        let listener = self.listener.as_ref();
+        listener.map_or_else(
+            || Err(io::ErrorKind::NotConnected.into()),
+            tokio::net::TcpListener::local_addr,
+        )
+    }
+}
+
 #[cfg(not(feature = "visitor"))]
 pub(super) fn start(
     config: &Config,
     _: &Current,
     _: &Drain,
+    _: Option<TcpListener>,
+    _: Accepting,
 ) -> Result<Option<std::thread::JoinHandle<()>>, Failed> {
     if snapshot::uses_built_in(config) {
         return Err(Failed("upstream.url = \"visitor\": this binary was built without the built-in backend: expected http://host[:port]".into()));

@@ -1,13 +1,18 @@
 //! The wiring: start in this order, drain in that.
 
 mod built_in;
+mod channel;
+mod handed;
+mod handover;
+
 mod signals;
 mod sockets;
 mod worker;
 
 use std::cell::Cell;
 use std::fmt;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +20,18 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
-use self::signals::Signals;
+use self::built_in::Accepting;
+pub use self::handed::Handed;
+use self::handed::Predecessor;
+use self::handover::{Program, hand_over};
+use self::signals::{Asked, Signals};
+use self::sockets::Listening;
 use crate::admin::{self, Admin};
+use crate::config::units::Span;
 use crate::config::{self, Config, Source};
 use crate::drain::{Drain, Leaving};
-use crate::snapshot::{Current, Loaded, Reloader, Snapshot};
-use crate::telemetry::{self, ClosedBy, Metrics};
+use crate::snapshot::{self, Current, Loaded, Reloader, Snapshot};
+use crate::telemetry::{self, ClosedBy, Metrics, manager};
 use crate::upstream::health::Health;
 
 /// Why the gateway did not start or had to end.
@@ -48,9 +59,19 @@ pub struct Bound {
     pub admin: SocketAddr,
 }
 
-/// Runs the gateway until it has drained. `ready` is told where it listens once everything is
-/// bound.
-pub fn run(source: Source, ready: impl FnOnce(Bound, &Config, &Snapshot)) -> Result<(), Failed> {
+/// Runs the gateway until it has drained, on the sockets that were handed to it where there are
+/// some. `ready` is told where it listens once it serves.
+pub fn run(
+    source: Source,
+    handed: &mut Handed,
+    ready: impl FnOnce(Bound, &Config, &Snapshot),
+) -> Result<(), Failed> {
+    let program = Program::of_process().map_err(|e| failed("the path of this program", e))?;
+    let runtime = worker::runtime()?;
+    // First of all: one that comes early is to wait, not to end the process.
+    let (mut signals, hangup) = runtime
+        .block_on(async { Ok((Signals::new()?, signal(SignalKind::hangup())?)) })
+        .map_err(|e: std::io::Error| failed("signals", e))?;
     let source = Arc::new(source);
     // What follows is logged, and how, is written there.
     let written = source.read().map_err(|e| Failed(e.to_string()))?;
@@ -63,60 +84,24 @@ pub fn run(source: Source, ready: impl FnOnce(Bound, &Config, &Snapshot)) -> Res
     let current = Arc::clone(&reloader.current);
     let drain = Drain::default();
 
-    let listeners = sockets::bind(config)?;
-    let address = listeners
-        .first()
-        .map_or(Ok(config.public.listen), TcpListener::local_addr)
-        .map_err(|e| failed("public.listen", e))?;
-    let admin_listener = TcpListener::bind(config.admin.listen)
-        .and_then(|l| l.set_nonblocking(true).map(|()| l))
-        .map_err(|e| failed(&format!("admin.listen = \"{}\"", config.admin.listen), e))?;
-    let admin_address = admin_listener
-        .local_addr()
-        .map_err(|e| failed("admin.listen", e))?;
-    let built_in = built_in::start(config, &current, &drain)?;
+    let listening = Listening::new(config, std::mem::take(&mut handed.sockets))?;
+    let cannot_listen = |e| failed("the listening sockets", e);
+    let (public, admin) = listening.addresses().map_err(cannot_listen)?;
+    let accepting = Accepting::default();
+    let visitor = listening.visitor().map_err(cannot_listen)?;
+    let built_in = built_in::start(config, &current, &drain, visitor, accepting.clone())?;
 
-    let runtime = worker::runtime()?;
-    // Before anybody is told that it runs: from then on a signal means a drain.
-    let (mut signals, hangup) = runtime
-        .block_on(async { Ok((Signals::new()?, signal(SignalKind::hangup())?)) })
-        .map_err(|e: std::io::Error| failed("signals", e))?;
-
-    let places = Arc::default();
-    let workers: Vec<_> = listeners
-        .into_iter()
-        .enumerate()
-        .map(|(i, listener)| {
-            let (current, metrics, drain, places) = (
-                Arc::clone(&current),
-                Arc::clone(&metrics),
-                drain.for_worker(),
-                Arc::clone(&places),
-            );
-            std::thread::Builder::new()
-                .name(format!("worker-{i}"))
-                .spawn(move || worker::work(listener, current, metrics, &drain, places))
-                .map_err(|e| failed("a worker thread", e))
-        })
-        .collect::<Result<_, _>>()?;
-
-    tracing::info!(listen = %address, admin = %admin_address, base_endpoint = current.load().endpoint.url(), workers = workers.len(), version = env!("CARGO_PKG_VERSION"), "started");
-    for note in &current.load().notes {
-        tracing::warn!("{note}");
-    }
-    if current.load().keys.is_empty() {
-        tracing::warn!(
-            "no API key is configured (REST_KEY, api.keys, api.keys_file): the REST API is closed"
-        );
-    }
-    ready(
-        Bound {
-            public: address,
-            admin: admin_address,
+    let hands = listening.deal(snapshot::workers(config).get());
+    let workers = worker::start(
+        hands.map_err(cannot_listen)?,
+        &worker::Common {
+            current: Arc::clone(&current),
+            metrics: Arc::clone(&metrics),
+            drain: drain.clone(),
+            places: Arc::default(),
+            open: accepting.from.clone(),
         },
-        config,
-        &current.load(),
-    );
+    )?;
 
     runtime.block_on(async {
         let health = Health::default();
@@ -129,6 +114,27 @@ pub fn run(source: Source, ready: impl FnOnce(Bound, &Config, &Snapshot)) -> Res
         };
         let watch = health.clone().watch(now, Arc::clone(&metrics));
         drop(tokio::task::spawn_local(watch));
+        if let Some(predecessor) = handed.predecessor().map_err(|e| failed("hand-over", e))? {
+            take_over(predecessor, &health, &mut signals).await?;
+            handed.done();
+            metrics.handovers_taken.inc();
+        }
+        accepting.from.cancel();
+
+        tracing::info!(listen = %public, admin = %admin, base_endpoint = current.load().endpoint.url(), workers = workers.len(), version = env!("CARGO_PKG_VERSION"), "started");
+        for note in &current.load().notes {
+            tracing::warn!("{note}");
+        }
+        if current.load().keys.is_empty() {
+            tracing::warn!(
+                "no API key is configured (REST_KEY, api.keys, api.keys_file): the REST API is closed"
+            );
+        }
+        manager::ready(public);
+        ready(Bound { public, admin }, config, &current.load());
+
+        let listener = listening.admin().and_then(tokio::net::TcpListener::from_std);
+        let listener = listener.map_err(|e| failed("admin.listen", e))?;
         let admin = Rc::new(Admin {
             metrics: Arc::clone(&metrics),
             started: Cell::new(true),
@@ -137,17 +143,18 @@ pub fn run(source: Source, ready: impl FnOnce(Bound, &Config, &Snapshot)) -> Res
             drain: drain.clone(),
             log,
         });
-        let listener = tokio::net::TcpListener::from_std(admin_listener)
-            .map_err(|e| failed("admin.listen", e))?;
-        drop(tokio::task::spawn_local(admin::serve(
-            listener,
-            Rc::clone(&admin),
-        )));
+        let serving = admin::serve(listener, Rc::clone(&admin), accepting.until.clone());
+        drop(tokio::task::spawn_local(serving));
         drop(tokio::task::spawn_local(tidy(Arc::clone(&current))));
         drop(tokio::task::spawn_local(reloader.run(hangup)));
-        signals.next().await;
+
+        let leaving = until_leaving(&current, &program, &listening, &metrics, &mut signals).await;
+        if leaving == Leaving::Handover {
+            // The successor answers from now on.
+            accepting.until.cancel();
+        }
         let drain = current.load().drain.clone();
-        drain_all(&drain, Leaving::Shutdown, &admin, &mut signals).await;
+        drain_all(&drain, leaving, &admin, listening, &mut signals).await;
         Ok(())
     })?;
     for worker in workers {
@@ -164,23 +171,97 @@ pub fn run(source: Source, ready: impl FnOnce(Bound, &Config, &Snapshot)) -> Res
     Ok(())
 }
 
+/// Takes over from the process that started this one, once `/readyz` would say ok.
+async fn take_over(
+    predecessor: Predecessor,
+    health: &Health,
+    signals: &mut Signals,
+) -> Result<(), Failed> {
+    let taken = async {
+        if !health.is_up() {
+            predecessor.waiting("the backend accepts no connections");
+        }
+        let mut look = tokio::time::interval(Duration::from_millis(10));
+        while !health.is_up() {
+            look.tick().await;
+        }
+        predecessor.take_over().await
+    };
+    tokio::select! {
+        taken = taken => taken.map_err(|e| failed("hand-over", e)),
+        () = signals.end() => Err(Failed("ended before it took over".into())),
+    }
+}
+
+/// Serves until there is a reason to leave.
+async fn until_leaving(
+    current: &Current,
+    program: &Program,
+    listening: &Listening,
+    metrics: &Metrics,
+    signals: &mut Signals,
+) -> Leaving {
+    loop {
+        if signals.next().await == Asked::End {
+            return Leaving::Shutdown;
+        }
+        let patience = current.load().drain.takeover.0;
+        let mut upgrade = pin!(hand_over(program, listening, patience));
+        let outcome = loop {
+            tokio::select! {
+                outcome = upgrade.as_mut() => break outcome,
+                asked = signals.next() => match asked {
+                    // Dropped, the new process is ended: it has accepted nothing yet.
+                    Asked::End => return Leaving::Shutdown,
+                    Asked::Upgrade => {
+                        metrics.handovers_refused.inc();
+                        tracing::warn!("SIGUSR2 during a hand-over: one at a time");
+                    }
+                },
+            }
+        };
+        match outcome {
+            Ok(()) => return Leaving::Handover,
+            Err(why) => {
+                metrics.handovers_failed.inc();
+                tracing::error!(why, "no hand-over: this process goes on");
+            }
+        }
+    }
+}
+
 /// SIGTERM -> readiness fails -> delay -> no new connection, finish what is there -> at the
-/// deadline the rest is cut and counted.
-async fn drain_all(drain: &config::Drain, leaving: Leaving, admin: &Admin, signals: &mut Signals) {
+/// deadline the rest is cut and counted. Where a successor serves already, there is nothing to fail
+/// and nothing to wait for.
+async fn drain_all(
+    drain: &config::Drain,
+    leaving: Leaving,
+    admin: &Admin,
+    listening: Listening,
+    signals: &mut Signals,
+) {
     admin.draining.set(true);
     admin.metrics.draining.set(1);
-    tracing::info!(delay = %drain.delay, budget = %drain.budget, connections = admin.drain.remaining(), "draining");
+    let delay = match leaving {
+        Leaving::Shutdown => {
+            manager::stopping();
+            drain.delay
+        }
+        Leaving::Handover => Span::secs(0),
+    };
+    tracing::info!(%delay, budget = %drain.budget, connections = admin.drain.remaining(), "draining");
     tokio::select! {
-        () = tokio::time::sleep(drain.delay.0) => {}
-        () = signals.next() => tracing::info!("second signal: no delay"),
+        () = tokio::time::sleep(delay.0) => {}
+        () = signals.end() => tracing::info!("second signal: no delay"),
     }
+    drop(listening);
     admin.drain.stop(leaving, drain.budget.0);
     let begun = Instant::now();
     let deadline = begun + drain.budget.0;
     tokio::select! {
         () = admin.drain.finished() => {}
         () = tokio::time::sleep_until(deadline) => {}
-        () = signals.next() => {
+        () = signals.end() => {
             tracing::info!("second signal: two seconds left");
             admin.drain.hurry();
             let deadline = deadline.min(Instant::now() + Duration::from_secs(2));

@@ -2,10 +2,20 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// SIGTERM and Ctrl-C.
+/// SIGTERM and Ctrl-C, and SIGUSR2.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    upgrade: Signal,
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// The end: SIGTERM, Ctrl-C.
+    End,
+    /// A new process of the binary that is there now: SIGUSR2.
+    Upgrade,
 }
 
 impl Signals {
@@ -13,13 +23,23 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            upgrade: signal(SignalKind::user_defined2())?,
         })
     }
 
-    pub(super) async fn next(&mut self) {
+    /// Resolves with the next one.
+    pub(super) async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Asked::End,
+            _ = self.interrupt.recv() => Asked::End,
+            _ = self.upgrade.recv() => Asked::Upgrade,
+        }
+    }
+
+    /// Resolves when the end is asked for; an upgrade is refused meanwhile.
+    pub(super) async fn end(&mut self) {
+        while self.next().await == Asked::Upgrade {
+            tracing::warn!("SIGUSR2 while draining: no hand-over from here");
         }
     }
 }

@@ -1,11 +1,14 @@
 //! A worker: one event loop on one thread.
 
+use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio_util::sync::CancellationToken;
 
 use super::{Failed, failed};
 use crate::downstream;
@@ -14,18 +17,57 @@ use crate::pipeline::Worker;
 use crate::snapshot::Current;
 use crate::telemetry::{Metrics, Recorder};
 
-/// One worker: its own runtime, listener and connections to the backend.
-pub(super) fn work(
-    listener: TcpListener,
-    current: Current,
-    metrics: Arc<Metrics>,
-    drain: &Drain,
-    places: Arc<downstream::Open>,
-) {
-    let Ok(runtime) = runtime() else {
-        tracing::error!("a worker has no event loop");
-        return;
+/// What every worker is made of.
+pub(super) struct Common {
+    pub(super) current: Current,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) drain: Drain,
+    pub(super) places: Arc<downstream::Open>,
+    /// Nothing is accepted before.
+    pub(super) open: CancellationToken,
+}
+
+/// Starts a worker for each hand of listeners, and waits until all could accept.
+pub(super) fn start(
+    hands: Vec<Vec<TcpListener>>,
+    common: &Common,
+) -> Result<Vec<JoinHandle<()>>, Failed> {
+    let mut workers = Vec::new();
+    let (tell, told) = mpsc::channel();
+    for (i, listeners) in hands.into_iter().enumerate() {
+        let own = Common {
+            current: Arc::clone(&common.current),
+            metrics: Arc::clone(&common.metrics),
+            drain: common.drain.for_worker(),
+            places: Arc::clone(&common.places),
+            open: common.open.clone(),
+        };
+        let tell = tell.clone();
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{i}"))
+            .spawn(move || work(listeners, own, &tell));
+        workers.push(thread.map_err(|e| failed("a worker thread", e))?);
+    }
+    for started in told.iter().take(workers.len()) {
+        started?;
+    }
+    Ok(workers)
+}
+
+/// One worker: its own runtime, listeners and connections to the backend.
+fn work(listeners: Vec<TcpListener>, common: Common, tell: &mpsc::Sender<Result<(), Failed>>) {
+    let told = |outcome| drop(tell.send(outcome));
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(e) => return told(Err(e)),
     };
+    let Common {
+        current,
+        metrics,
+        drain,
+        places,
+        open,
+    } = common;
     runtime.block_on(async {
         let worker = Rc::new(Worker::new(
             current,
@@ -40,9 +82,24 @@ pub(super) fn work(
                 owner.upstream.close_idle(&owner.snapshot().upstream);
             }
         }));
-        match tokio::net::TcpListener::from_std(listener) {
-            Ok(listener) => downstream::serve(listener, worker, places).await,
-            Err(e) => tracing::error!(error = %e, "a worker cannot listen"),
+        let listeners: io::Result<Vec<_>> = listeners
+            .into_iter()
+            .map(tokio::net::TcpListener::from_std)
+            .collect();
+        let listeners = match listeners {
+            Ok(listeners) => listeners,
+            Err(e) => return told(Err(failed("a worker cannot listen", e))),
+        };
+        told(Ok(()));
+        open.cancelled().await;
+        let serving: Vec<_> = listeners
+            .into_iter()
+            .map(|listener| downstream::serve(listener, Rc::clone(&worker), Arc::clone(&places)))
+            .map(tokio::task::spawn_local)
+            .collect();
+        for serving in serving {
+            // It ends with the drain; a panic in it has been reported.
+            drop(serving.await);
         }
         tokio::select! {
             () = drain.finished() => {}

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::watch::{Watch, is_a_mount};
 use super::{Current, Snapshot};
 use crate::config::{self, Applies, Change, Config, ConfigError, Source};
-use crate::telemetry::{LogGuard, Metrics};
+use crate::telemetry::{LogGuard, Metrics, manager};
 
 /// What was read and compiled in one go.
 pub struct Loaded {
@@ -161,8 +161,10 @@ impl Reloader {
                 () = changed(watch.as_ref()) => Trigger::Watch,
                 () = after(poll) => Trigger::Poll,
             };
-            if trigger == Trigger::Watch {
-                self.settle(watch.as_ref()).await;
+            match trigger {
+                Trigger::Watch => self.settle(watch.as_ref()).await,
+                Trigger::Signal => manager::reloading(),
+                Trigger::Poll => {}
             }
             let loaded = self.attempt(trigger).await;
             let loaded = match loaded {
@@ -170,7 +172,10 @@ impl Reloader {
                 Some(Err(_)) if trigger != Trigger::Signal => {
                     tokio::select! {
                         () = changed(watch.as_ref()) => self.settle(watch.as_ref()).await,
-                        _ = hangup.recv() => trigger = Trigger::Signal,
+                        _ = hangup.recv() => {
+                            trigger = Trigger::Signal;
+                            manager::reloading();
+                        }
                         () = tokio::time::sleep(PATIENCE) => {}
                     }
                     self.load().await
@@ -179,6 +184,9 @@ impl Reloader {
             };
             if let Some(loaded) = loaded {
                 self.conclude(trigger, loaded);
+            }
+            if trigger == Trigger::Signal {
+                manager::reloaded();
             }
             match &mut watch {
                 Some(watch) if self.config.reload.watch => watch.follow(&self.files.paths()),

@@ -89,6 +89,9 @@ pub struct Metrics {
     pub upstream_connects: IntCounter,
     pub upstream_connect_failures: IntCounter,
     pub upstream_reused_reset: IntCounter,
+    pub handovers_taken: IntCounter,
+    pub handovers_failed: IntCounter,
+    pub handovers_refused: IntCounter,
     pub draining: IntGauge,
     pub drain_remaining: IntGauge,
     pub drain_cut_tunnels: IntCounter,
@@ -164,6 +167,12 @@ impl Metrics {
             "gateway_drain_cut_total",
             "Tunnels and other connections (tunnel, connection) that were cut at the end of a drain.",
             &["kind"],
+        )?;
+        let handovers = counters(
+            &r,
+            "gateway_handovers_total",
+            "Hand-overs of the listening sockets to a new process: this one took them over (taken), its successor was not ready (failed), SIGUSR2 came during another (refused).",
+            &["result"],
         )?;
         let build = gauges(
             &r,
@@ -306,6 +315,9 @@ impl Metrics {
                 "gateway_upstream_reused_reset_total",
                 "Kept connections that the backend had closed when they were used again.",
             )?,
+            handovers_taken: handovers.with_label_values(&["taken"]),
+            handovers_failed: handovers.with_label_values(&["failed"]),
+            handovers_refused: handovers.with_label_values(&["refused"]),
             draining: gauge(&r, "gateway_draining", "1 from SIGTERM to the end.")?,
             drain_remaining: gauge(
                 &r,

@@ -1,8 +1,10 @@
-//! What operators see: metrics, log, and the record of each request that feeds both.
+//! What operators see: metrics, log, and the record of each request that feeds both; and what
+//! the service manager is told.
 
 mod closed;
 mod keys;
 mod log;
+pub mod manager;
 mod metrics;
 mod record;
 

@@ -27,8 +27,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
-use axum::serve::ListenerExt;
-use tokio::net::TcpListener;
+use axum::serve::{Listener, ListenerExt};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -122,7 +122,7 @@ impl Server {
     /// What accepting connections gives.
     pub async fn serve(
         self,
-        listener: TcpListener,
+        listener: impl Listener<Io = TcpStream, Addr = SocketAddr>,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()> {
         let Self { app, mount } = self;

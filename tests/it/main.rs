@@ -14,6 +14,7 @@
 
 mod support;
 
+mod activation;
 mod backend_trouble;
 mod base_path;
 mod configuration;
@@ -22,10 +23,12 @@ mod deadlines;
 mod drain;
 mod failed_auth;
 mod forwarding;
+mod handover;
 mod hostile;
 mod house;
 mod key;
 mod keys;
+mod last_call;
 mod limits;
 mod operators;
 mod ping;

@@ -60,7 +60,7 @@ pub async fn tls_to(
     tls_over(stream, name, alpn, versions).await
 }
 
-async fn tls_over(
+pub(super) async fn tls_over(
     stream: TcpStream,
     name: &str,
     alpn: &[&str],

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -74,6 +76,10 @@ pub struct Setup {
     files: Vec<(String, String)>,
     ready: bool,
     visitors: bool,
+    /// Runs a copy of the binary in its folder.
+    copied: bool,
+    /// Sockets it is handed as a service manager does, by name.
+    handed: Vec<(String, Arc<OwnedFd>)>,
 }
 
 impl Setup {
@@ -121,6 +127,58 @@ impl Setup {
     pub fn unready(mut self) -> Self {
         self.ready = false;
         self
+    }
+
+    /// Runs a copy of the binary, [`Gateway::program`], that a test may replace.
+    pub fn copied(mut self) -> Self {
+        self.copied = true;
+        self
+    }
+
+    /// Hands it a socket as `systemd.socket(5)` does.
+    pub fn handed(mut self, name: &str, socket: impl Into<OwnedFd>) -> Self {
+        self.handed.push((name.into(), Arc::new(socket.into())));
+        self
+    }
+
+    /// The command that starts it in `folder`.
+    fn command(&self, folder: &Folder) -> Command {
+        let mut program = PathBuf::from(BINARY);
+        if self.copied {
+            program = folder.0.join("gateway");
+            std::fs::hard_link(BINARY, &program).unwrap();
+        }
+        let mut command = if self.handed.is_empty() {
+            Command::new(program)
+        } else {
+            // LISTEN_PID is known to the process alone.
+            let mut command = Command::new("/bin/sh");
+            command
+                .args(["-c", "export LISTEN_PID=$$; exec \"$@\"", "sh"])
+                .arg(program);
+            command
+        };
+        let file = folder.write("gateway.toml", self.file());
+        command
+            .args(["run", "--config"])
+            .arg(file)
+            .current_dir(&folder.0)
+            .env_clear()
+            .envs(self.environment.iter().cloned());
+        if !self.handed.is_empty() {
+            let names: Vec<_> = self.handed.iter().map(|(name, _)| name.as_str()).collect();
+            let sockets = self.handed.iter().zip(3..);
+            let mapped = sockets.map(|((_, socket), child_fd)| FdMapping {
+                parent_fd: socket.try_clone().unwrap(),
+                child_fd,
+            });
+            command
+                .env("LISTEN_FDS", names.len().to_string())
+                .env("LISTEN_FDNAMES", names.join(":"))
+                .fd_mappings(mapped.collect())
+                .unwrap();
+        }
+        command
     }
 
     /// The file as it will be written.
@@ -216,6 +274,8 @@ impl Gateway {
             files: Vec::new(),
             ready: true,
             visitors: false,
+            copied: false,
+            handed: Vec::new(),
         }
     }
 
@@ -231,16 +291,11 @@ impl Gateway {
 
     async fn try_start(setup: &Setup) -> Result<Self, String> {
         let folder = Folder::new().with_certificate();
-        let file = folder.write("gateway.toml", setup.file());
         for (name, text) in &setup.files {
             folder.write(name, text);
         }
-        let mut child = Command::new(BINARY)
-            .args(["run", "--config"])
-            .arg(file)
-            .current_dir(&folder.0)
-            .env_clear()
-            .envs(setup.environment.iter().cloned())
+        let mut child = setup
+            .command(&folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -425,6 +480,21 @@ impl Gateway {
 
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// The binary of [`Setup::copied`].
+    pub fn program(&self) -> PathBuf {
+        self.folder.0.join("gateway")
+    }
+
+    /// Waits until its process has ended, whoever else still writes to its log: the exit code.
+    pub async fn left(&mut self) -> Option<i32> {
+        let child = &mut self.child;
+        let ended = || {
+            let status = child.try_wait().unwrap();
+            async move { status }
+        };
+        eventually("the end of the process", ended).await.code()
     }
 
     /// Waits for its end.

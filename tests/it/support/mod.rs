@@ -9,7 +9,9 @@ mod client;
 pub mod frames;
 mod gateway;
 pub mod h2_raw;
+mod heir;
 pub mod load;
+mod traffic;
 
 use std::time::{Duration, Instant};
 
@@ -21,6 +23,10 @@ pub use client::{
 };
 #[allow(unused_imports, reason = "named in signatures of helpers to come")]
 pub use gateway::{BINARY, Ended, Folder, Gateway, Setup, certificate};
+
+pub use heir::Heir;
+#[allow(unused_imports, reason = "named in signatures of helpers to come")]
+pub use traffic::{Figures, Traffic};
 
 /// The key the tests' gateways are given.
 pub const KEY: &str = "key-of-the-tests";
