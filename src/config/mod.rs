@@ -350,6 +350,9 @@ pub struct Limits {
     /// Most concurrent streams of one HTTP/2 connection.
     #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
     pub h2_streams: u32,
+    /// Most control frames of one HTTP/2 connection in a second: PING, SETTINGS, PRIORITY, RST_STREAM,
+    /// empty DATA, window updates of less than 1 KiB, and unknown ones.
+    pub h2_control_frames: u32,
 }
 
 impl Default for Limits {
@@ -361,6 +364,7 @@ impl Default for Limits {
             header_bytes: Bytes(32 << 10),
             header_count: 100,
             h2_streams: 128,
+            h2_control_frames: 1000,
         }
     }
 }

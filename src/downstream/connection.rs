@@ -20,6 +20,7 @@ use super::wire::Wire;
 use crate::peer::Peer;
 use crate::pipeline::{Session, Tunnel, Worker};
 use crate::snapshot::ConnectionLimits;
+use crate::telemetry::TimedOut;
 use crate::upstream::tunnel;
 
 /// Serves a connection whose handshake is done, in a task of its own.
@@ -109,9 +110,14 @@ fn serve_h1(
         match ended {
             Ok(Ended::Broken) => {}
             Err(Late::Write) => session.count_stall(),
-            Ok(Ended::Clean) | Err(Late::Quiet) => drop(briefly(wire.close()).await),
+            Ok(Ended::Clean) => drop(briefly(wire.close()).await),
+            Err(Late::Quiet) => {
+                session.count_quiet();
+                drop(briefly(wire.close()).await);
+            }
             Ok(Ended::Unread) => Box::pin(linger(&wire)).await,
             Err(Late::Head) => {
+                session.worker.recorder.metrics.timed_out(TimedOut::Header);
                 Box::pin(http1::say_too_slow(&wire, bounds)).await;
                 Box::pin(linger(&wire)).await;
             }

@@ -18,6 +18,8 @@ pub struct ConnectionLimits {
     pub header_count: usize,
     /// Most concurrent streams of an HTTP/2 connection.
     pub h2_streams: u32,
+    /// Most control frames of an HTTP/2 connection in a second.
+    pub h2_control_frames: u32,
     /// Longest time for a PROXY protocol header; none: connections have no such header.
     pub proxy_header: Option<Duration>,
     /// Longest TLS handshake.
@@ -43,6 +45,7 @@ impl ConnectionLimits {
             header_bytes: usize::try_from(limits.header_bytes.0).unwrap_or(usize::MAX),
             header_count: limits.header_count,
             h2_streams: limits.h2_streams,
+            h2_control_frames: limits.h2_control_frames,
             proxy_header: config
                 .public
                 .proxy_protocol

@@ -7,5 +7,5 @@ mod record;
 
 pub use keys::KeySeries;
 pub use log::{LogGuard, start_log};
-pub use metrics::{ClosedBy, Metrics, PolicyCounters, ProxyFailure};
+pub use metrics::{ClosedBy, Metrics, PolicyCounters, ProxyFailure, TimedOut};
 pub use record::{Record, Recorder};
