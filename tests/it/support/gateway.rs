@@ -235,7 +235,9 @@ impl Gateway {
         for (name, text) in &setup.files {
             folder.write(name, text);
         }
-        let mut child = Command::new(BINARY)
+        // Measurements are of another build.
+        let binary = std::env::var_os("MEASURED_BINARY").unwrap_or(BINARY.into());
+        let mut child = Command::new(binary)
             .args(["run", "--config"])
             .arg(file)
             .current_dir(&folder.0)
