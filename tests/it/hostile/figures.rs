@@ -265,13 +265,12 @@ async fn figures() {
         .await;
     }
     measure("D9 storms", async |gateway, end| {
-        let mut round = 0;
         connections(gateway, end, async |h2| {
             let streams: Vec<u32> = (0..50).map(|_| h2.stream()).collect();
             for stream in &streams {
                 h2.force(&headers(*stream, stream % 3 == 0, post)).await;
             }
-            round += 1;
+            let round = streams[0] / 100;
             for stream in &streams {
                 let bytes = if (stream / 2) % 5 == round % 5 {
                     reset(*stream, 8)
