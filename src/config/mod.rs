@@ -341,6 +341,9 @@ pub struct Limits {
     /// not counted.
     #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
     pub connections_per_client: OrOff<Count>,
+    /// Most requests of one client address at a time over HTTP/2, where a connection has many; those
+    /// of trusted proxies are not counted.
+    pub requests_per_client: OrOff<Count>,
     /// Largest head of a request.
     #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
     pub header_bytes: Bytes,
@@ -361,6 +364,7 @@ impl Default for Limits {
             workers: Workers::Auto,
             connections: 20_000,
             connections_per_client: OrOff::On(Count(PER_CLIENT)),
+            requests_per_client: OrOff::On(Count(PER_CLIENT)),
             header_bytes: Bytes(32 << 10),
             header_count: 100,
             h2_streams: 128,

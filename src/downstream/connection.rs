@@ -42,6 +42,7 @@ pub(super) fn serve(
         metrics.connections_h1.clone()
     };
     gauge.inc();
+    let share = place.share(limits.requests_per_client);
     let held = Held {
         gauge,
         _place: place,
@@ -49,7 +50,7 @@ pub(super) fn serve(
     let drain = worker.drain.clone();
     let session = Rc::new(Session::new(worker, peer));
     if h2 {
-        let connection = http2::serve(stream, session, limits);
+        let connection = http2::serve(stream, session, limits, share);
         drain.spawn(async move {
             let _held = held;
             connection.await;

@@ -21,6 +21,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::batch::{Flusher, batched};
 use super::clock::{Clock, Late};
+use super::limits::{Asked, Share};
 use crate::body::Inbound;
 use crate::pipeline::{self, AnswerBody, Session};
 use crate::reject::Reject;
@@ -32,6 +33,7 @@ pub(super) fn serve(
     stream: TlsStream<TcpStream>,
     session: Rc<Session>,
     limits: &Arc<ConnectionLimits>,
+    share: Share,
 ) -> impl Future<Output = ()> + use<> {
     let (io, flusher) = batched(stream, limits.h2_control_frames);
     let newest: Rc<Cell<Option<Rc<Pace>>>> = Rc::default();
@@ -48,9 +50,14 @@ pub(super) fn serve(
         service_fn(move |request: http::Request<_>| {
             let pace = Rc::new(Pace::default());
             newest.set(Some(Rc::clone(&pace)));
+            let (asked, too_many) = share.begin();
             // Each cookie crumb and each repetition counts.
-            let flaw = (request.headers().len() > fields).then_some(Reject::HeaderFieldsTooLarge);
-            let unfinished = Unfinished::new(&abandoned);
+            let flaw = if request.headers().len() > fields {
+                Some(Reject::HeaderFieldsTooLarge)
+            } else {
+                too_many.then_some(Reject::Overloaded)
+            };
+            let unfinished = Unfinished::new(&abandoned, asked);
             let answering =
                 pipeline::handle(Rc::clone(&session), request.map(Inbound::Http2), flaw);
             async move {
@@ -187,14 +194,16 @@ impl Abandoned {
 struct Unfinished {
     of: Rc<Abandoned>,
     answered: bool,
+    _asked: Asked,
 }
 
 impl Unfinished {
-    fn new(of: &Rc<Abandoned>) -> Self {
+    fn new(of: &Rc<Abandoned>, asked: Asked) -> Self {
         of.requests.set(of.requests.get().saturating_add(1));
         Self {
             of: Rc::clone(of),
             answered: false,
+            _asked: asked,
         }
     }
 }

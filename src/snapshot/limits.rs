@@ -12,6 +12,9 @@ pub struct ConnectionLimits {
     pub connections: usize,
     /// Most of them of one client; none: no such cap.
     pub connections_per_client: Option<u32>,
+    /// Most requests of one client at a time over HTTP/2; none: no such cap. Over HTTP/1.1 a connection
+    /// has one at a time.
+    pub requests_per_client: Option<u32>,
     /// Largest head of a request, bytes.
     pub header_bytes: usize,
     /// Most header fields of a request.
@@ -42,6 +45,7 @@ impl ConnectionLimits {
                 .connections_per_client
                 .on()
                 .map(|count| count.0.get()),
+            requests_per_client: limits.requests_per_client.on().map(|count| count.0.get()),
             header_bytes: usize::try_from(limits.header_bytes.0).unwrap_or(usize::MAX),
             header_count: limits.header_count,
             h2_streams: limits.h2_streams,

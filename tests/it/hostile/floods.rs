@@ -337,6 +337,78 @@ async fn a_body_that_does_not_come_is_given_up_over_http_2_too() {
     }
 }
 
+#[tokio::test]
+async fn one_client_has_so_many_requests_at_a_time_whatever_its_connections() {
+    let backend = Backend::new(|conn| {
+        while let Some(request) = conn.request() {
+            if request.target != "/fine" {
+                conn.read_to_end();
+                return;
+            }
+            conn.say(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+        }
+    });
+    let fine = get(b"/cobrowsing/fine", &[]);
+    let (page, api) = (
+        block(&get(PAGE, &[])),
+        get(b"/cobrowsing/api/x", &[WITH_KEY]),
+    );
+    for off in [false, true] {
+        let mut setup =
+            Gateway::before(&backend).toml("limits.requests_per_client = 5\nlimits.workers = 2");
+        if off {
+            setup = setup.toml("limits.connections_per_client = 'off'");
+        }
+        let gateway = setup.start().await;
+        let (mut first, mut second) = (H2::connect(&gateway).await, H2::connect(&gateway).await);
+        backend.forget();
+        let mut streams = Vec::new();
+        for n in 0..5 {
+            let h2 = if n % 2 == 0 { &mut first } else { &mut second };
+            let stream = h2.stream();
+            h2.say(&headers(stream, true, &page)).await;
+            streams.push(stream);
+        }
+        backend.until_requests(5).await;
+        for h2 in [&mut first, &mut second] {
+            let refused = h2.call(&api).await;
+            let Answer::Status(503, body) = refused else {
+                panic!("{refused:?}")
+            };
+            assert!(find(&body, b"overloaded").is_some());
+        }
+        // Others have their own, and so has HTTP/1.1.
+        let mut plain = crate::support::Client::connect(&gateway, Proto::H1).await;
+        assert_eq!(plain.get("/cobrowsing/fine").await.status, 200);
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();
+        let other = socket.connect(gateway.listen).await.unwrap();
+        let mut other = crate::support::Client::over_tcp(other, Proto::H2).await;
+        assert_eq!(other.get("/cobrowsing/fine").await.status, 200);
+        // Places come back, of those given up and of those answered.
+        second.say(&reset(streams[1], 8)).await;
+        assert!(second.has_been_heard().await);
+        gateway.until_metric("gateway_inflight_requests", 4.0).await;
+        for _ in 0..20 {
+            assert_eq!(first.call(&fine).await.status(), Some(200));
+        }
+        let refused = "gateway_rejected_requests_total{reason=\"overloaded\"}";
+        gateway.until_metric(refused, 2.0).await;
+    }
+    // A trusted proxy has many clients.
+    let gateway = Gateway::before(&backend)
+        .toml("limits.requests_per_client = 1\npublic.trusted_proxies = ['127.0.0.1/32']")
+        .start()
+        .await;
+    let mut h2 = H2::connect(&gateway).await;
+    backend.forget();
+    for _ in 0..5 {
+        let stream = h2.stream();
+        h2.say(&headers(stream, true, &page)).await;
+    }
+    backend.until_requests(5).await;
+}
+
 /// Memory of a process, KiB.
 fn memory(gateway: &Gateway, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
