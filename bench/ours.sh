@@ -25,6 +25,7 @@ per = "client"
 rate = "1000000000/1s"
 [limits]
 workers = $WORKERS
+requests_per_client = "off"
 [timeouts]
 keep_alive = "10m"
 [drain]

@@ -39,7 +39,7 @@ pub enum Reject {
         /// Seconds until the next request is admitted, rounded up.
         retry_after: u32,
     },
-    /// A cap on connections is reached.
+    /// The client has as many requests under way as it may.
     Overloaded,
     /// The process is about to end.
     Draining,
@@ -158,7 +158,7 @@ impl Reject {
             Self::PayloadTooLarge => "The body is larger than the API accepts.",
             Self::HeaderFieldsTooLarge => "The request's header fields are too large or too many.",
             Self::RateLimited { .. } => "Too many requests: wait as long as Retry-After says.",
-            Self::Overloaded => "The gateway is at its limit: try again shortly.",
+            Self::Overloaded => "Too many requests at a time: try again shortly.",
             Self::Draining => "The gateway is shutting down: try again.",
             Self::UpstreamUnreachable => "The service behind the gateway cannot be reached.",
             Self::UpstreamFailed => "The service behind the gateway did not answer properly.",

@@ -349,6 +349,9 @@ pub struct Limits {
     /// not counted.
     #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
     pub connections_per_client: OrOff<Count>,
+    /// Most requests of one client address at a time over HTTP/2, where a connection has many; those
+    /// of trusted proxies are not counted.
+    pub requests_per_client: OrOff<Count>,
     /// Largest head of a request.
     #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
     pub header_bytes: Bytes,
@@ -358,6 +361,9 @@ pub struct Limits {
     /// Most concurrent streams of one HTTP/2 connection.
     #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
     pub h2_streams: u32,
+    /// Most control frames of one HTTP/2 connection in a second: PING, SETTINGS, PRIORITY, RST_STREAM,
+    /// empty DATA, window updates of less than 1 KiB, and unknown ones.
+    pub h2_control_frames: u32,
 }
 
 impl Default for Limits {
@@ -366,9 +372,11 @@ impl Default for Limits {
             workers: Workers::Auto,
             connections: 20_000,
             connections_per_client: OrOff::On(Count(PER_CLIENT)),
+            requests_per_client: OrOff::On(Count(PER_CLIENT)),
             header_bytes: Bytes(32 << 10),
             header_count: 100,
             h2_streams: 128,
+            h2_control_frames: 1000,
         }
     }
 }

@@ -3,7 +3,8 @@
 //! The framing library hands each DATA frame to the socket by itself. This buffer above TLS takes
 //! them, and what it holds is written when the connection has been polled: one record and one
 //! system call for all answers that were ready. Large writes pass straight through, and while a
-//! flush is blocked so is the writer, so that backpressure stays.
+//! flush is blocked so is the writer, so that backpressure stays. What is read is looked at, and after
+//! a flood nothing more is read.
 
 use std::cell::RefCell;
 use std::io;
@@ -13,6 +14,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use super::frames::{Frames, calm_down};
 
 const CAPACITY: usize = 16 << 10;
 
@@ -21,6 +25,8 @@ struct Inner<S> {
     buffer: BytesMut,
     /// The stream would not take all of the buffer.
     blocked: bool,
+    frames: Frames,
+    said_farewell: bool,
 }
 
 impl<S: AsyncWrite + Unpin> Inner<S> {
@@ -49,12 +55,14 @@ pub(super) struct Batched<S>(Rc<RefCell<Inner<S>>>);
 /// The half that writes the batch.
 pub(super) struct Flusher<S>(Rc<RefCell<Inner<S>>>);
 
-/// Splits `stream` into the two.
-pub(super) fn batched<S>(stream: S) -> (Batched<S>, Flusher<S>) {
+/// Splits `stream` into the two; it may bring so many control frames a second.
+pub(super) fn batched<S>(stream: S, control_frames: u32) -> (Batched<S>, Flusher<S>) {
     let inner = Rc::new(RefCell::new(Inner {
         stream,
         buffer: BytesMut::new(),
         blocked: false,
+        frames: Frames::new(control_frames),
+        said_farewell: false,
     }));
     (Batched(Rc::clone(&inner)), Flusher(inner))
 }
@@ -66,6 +74,33 @@ impl<S: AsyncWrite + Unpin> Flusher<S> {
         ready!(inner.poll_drain(cx))?;
         Pin::new(&mut inner.stream).poll_flush(cx)
     }
+
+    /// Whether the client sent more control frames than it may.
+    pub(super) fn flooded(&self) -> bool {
+        self.0.borrow().frames.flooded()
+    }
+
+    /// Since when the head of a request is half there.
+    pub(super) fn half_head_since(&self) -> Option<Instant> {
+        self.0.borrow().frames.half_head_since()
+    }
+
+    /// Tells the client to calm down, and that nothing more will come. For when the connection's half
+    /// is not used any more.
+    pub(super) fn poll_farewell(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let inner = &mut *self.0.borrow_mut();
+        if !std::mem::replace(&mut inner.said_farewell, true) {
+            let word = calm_down(inner.frames.newest());
+            inner.buffer.extend_from_slice(&word);
+        }
+        ready!(inner.poll_drain(cx))?;
+        Pin::new(&mut inner.stream).poll_shutdown(cx)
+    }
+
+    /// The stream, once the connection's half is gone.
+    pub(super) fn into_stream(self) -> Option<S> {
+        Some(Rc::into_inner(self.0)?.into_inner().stream)
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Batched<S> {
@@ -74,7 +109,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Batched<S> {
         cx: &mut Context<'_>,
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0.borrow_mut().stream).poll_read(cx, out)
+        let inner = &mut *self.0.borrow_mut();
+        if inner.frames.flooded() {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
+        let before = out.filled().len();
+        let read = Pin::new(&mut inner.stream).poll_read(cx, out);
+        let came = &out.filled()[before..];
+        if !came.is_empty() {
+            inner.frames.saw(came, Instant::now());
+        }
+        read
     }
 }
 
@@ -145,7 +190,7 @@ mod tests {
     #[tokio::test]
     async fn small_writes_wait_for_the_flusher_and_arrive_in_order() {
         let (near, mut far) = tokio::io::duplex(1 << 20);
-        let (mut batched, flusher) = batched(near);
+        let (mut batched, flusher) = batched(near, 100);
         batched.write_all(b"one ").await.unwrap();
         batched.flush().await.unwrap();
         batched.write_all(b"two").await.unwrap();
@@ -165,7 +210,7 @@ mod tests {
     #[tokio::test]
     async fn a_blocked_flush_blocks_the_writer_and_nothing_is_lost() {
         let (near, mut far) = tokio::io::duplex(8);
-        let (mut batched, flusher) = batched(near);
+        let (mut batched, flusher) = batched(near, 100);
         batched.write_all(b"0123456789abcdef").await.unwrap();
         assert!(
             poll_fn(|cx| Poll::Ready(flusher.poll_flush(cx)))
@@ -190,7 +235,7 @@ mod tests {
     #[tokio::test]
     async fn large_writes_follow_what_was_held() {
         let (near, mut far) = tokio::io::duplex(1 << 20);
-        let (mut batched, _flusher) = batched(near);
+        let (mut batched, _flusher) = batched(near, 100);
         batched.write_all(b"first").await.unwrap();
         batched.write_all(&vec![b'x'; CAPACITY + 1]).await.unwrap();
         let mut got = vec![0; 5 + CAPACITY + 1];

@@ -43,8 +43,9 @@ impl<'s> Clock<'s> {
         }
     }
 
-    /// Gives the connection as long again as a quiet one has.
-    pub(super) fn restart(&self) {
+    /// A quiet client was told farewell: it has as long to take that as for a head.
+    pub(super) fn said_farewell(&mut self) {
+        self.keep_alive = self.keep_alive.min(self.header);
         self.session.quiet_since.set(Some(Instant::now()));
     }
 
@@ -53,12 +54,12 @@ impl<'s> Clock<'s> {
         if let Some(since) = session.stalled_since.get() {
             return Some((since + self.write_stall, Late::Write));
         }
+        if let Some(since) = session.head_since.get() {
+            return Some((since + self.header, Late::Head));
+        }
         if session.in_flight.get() > 0 {
             // However long a request takes: it has limits of its own.
             return None;
-        }
-        if let Some(since) = session.head_since.get() {
-            return Some((since + self.header, Late::Head));
         }
         let end = match session.quiet_since.get() {
             Some(since) => since + self.keep_alive,

@@ -20,6 +20,7 @@ use super::wire::Wire;
 use crate::peer::Peer;
 use crate::pipeline::{Session, Tunnel, Worker};
 use crate::snapshot::ConnectionLimits;
+use crate::telemetry::TimedOut;
 use crate::upstream::tunnel;
 
 /// Serves a connection whose handshake is done, in a task of its own.
@@ -41,6 +42,7 @@ pub(super) fn serve(
         metrics.connections_h1.clone()
     };
     gauge.inc();
+    let share = place.share(limits.requests_per_client);
     let held = Held {
         gauge,
         _place: place,
@@ -48,7 +50,7 @@ pub(super) fn serve(
     let drain = worker.drain.clone();
     let session = Rc::new(Session::new(worker, peer));
     if h2 {
-        let connection = http2::serve(stream, session, limits);
+        let connection = http2::serve(stream, session, limits, share);
         drain.spawn(async move {
             let _held = held;
             connection.await;
@@ -125,9 +127,14 @@ fn serve_h1(
         match ended {
             Ok(Ended::Broken) => {}
             Err(Late::Write) => session.count_stall(),
-            Ok(Ended::Clean) | Err(Late::Quiet) => drop(briefly(wire.close()).await),
+            Ok(Ended::Clean) => drop(briefly(wire.close()).await),
+            Err(Late::Quiet) => {
+                session.count_quiet();
+                drop(briefly(wire.close()).await);
+            }
             Ok(Ended::Unread) => Box::pin(linger(&wire)).await,
             Err(Late::Head) => {
+                session.worker.recorder.metrics.timed_out(TimedOut::Header);
                 Box::pin(http1::say_too_slow(&wire, bounds)).await;
                 Box::pin(linger(&wire)).await;
             }

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,24 +14,28 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
-use super::batch::batched;
+use super::batch::{Flusher, batched};
 use super::clock::{Clock, Late};
+use super::limits::{Asked, Share};
 use crate::body::Inbound;
 use crate::pipeline::{self, AnswerBody, Session};
 use crate::reject::Reject;
 use crate::snapshot::ConnectionLimits;
+use crate::telemetry::TimedOut;
 
 /// Serves a connection until it is over.
 pub(super) fn serve(
     stream: TlsStream<TcpStream>,
     session: Rc<Session>,
     limits: &Arc<ConnectionLimits>,
+    share: Share,
 ) -> impl Future<Output = ()> + use<> {
-    let (io, flusher) = batched(stream);
+    let (io, flusher) = batched(stream, limits.h2_control_frames);
     let newest: Rc<Cell<Option<Rc<Pace>>>> = Rc::default();
     let streams = Streams {
         session: Rc::clone(&session),
@@ -45,9 +50,14 @@ pub(super) fn serve(
         service_fn(move |request: http::Request<_>| {
             let pace = Rc::new(Pace::default());
             newest.set(Some(Rc::clone(&pace)));
+            let (asked, too_many) = share.begin();
             // Each cookie crumb and each repetition counts.
-            let flaw = (request.headers().len() > fields).then_some(Reject::HeaderFieldsTooLarge);
-            let unfinished = Unfinished::new(&abandoned);
+            let flaw = if request.headers().len() > fields {
+                Some(Reject::HeaderFieldsTooLarge)
+            } else {
+                too_many.then_some(Reject::Overloaded)
+            };
+            let unfinished = Unfinished::new(&abandoned, asked);
             let answering =
                 pipeline::handle(Rc::clone(&session), request.map(Inbound::Http2), flaw);
             async move {
@@ -74,39 +84,95 @@ pub(super) fn serve(
         let mut stop = pin!(session.worker.drain.stopping());
         let mut cut = pin!(session.worker.drain.cutting());
         let mut leaving = false;
-        std::future::poll_fn(|cx| {
+        let metrics = &session.worker.recorder.metrics;
+        let ended = poll_fn(|cx| {
             if !leaving && stop.as_mut().poll(cx).is_ready() {
                 leaving = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
-            let done = Pin::new(&mut connection).poll(cx).is_ready();
+            let done = Pin::new(&mut connection).poll(cx);
+            if flusher.flooded() {
+                metrics.frame_floods.inc();
+                return Poll::Ready(Ended::Flood);
+            }
             // A blocked flush wakes this task when the socket takes more.
             let flushed = flusher.poll_flush(cx);
             session.note_stall(flushed.is_pending());
-            if done || matches!(flushed, Poll::Ready(Err(_))) || cut.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(());
+            if let Poll::Ready(Err(e)) = &done
+                && is_violation(e)
+            {
+                metrics.violations.inc();
+            }
+            if done.is_ready()
+                || matches!(flushed, Poll::Ready(Err(_)))
+                || cut.as_mut().poll(cx).is_ready()
+            {
+                return Poll::Ready(Ended::Over);
             }
             if abandoned.too_many() {
-                session.worker.recorder.metrics.reset_floods.inc();
-                return Poll::Ready(());
+                metrics.reset_floods.inc();
+                return Poll::Ready(Ended::Flood);
             }
-            let late = ready!(clock.as_mut().poll(cx));
-            if late == Late::Write {
-                session.count_stall();
-                return Poll::Ready(());
+            session.head_since.set(flusher.half_head_since());
+            match ready!(clock.as_mut().poll(cx)) {
+                Late::Write => {
+                    session.count_stall();
+                    return Poll::Ready(Ended::Over);
+                }
+                Late::Head => {
+                    metrics.timed_out(TimedOut::Header);
+                    return Poll::Ready(Ended::Flood);
+                }
+                Late::Quiet if leaving => return Poll::Ready(Ended::Over),
+                Late::Quiet => session.count_quiet(),
             }
-            if leaving {
-                return Poll::Ready(());
-            }
-            // Idle: a farewell (GOAWAY), and once more as long for the client to take it.
+            // A farewell (GOAWAY), and a moment for the client to take it.
             leaving = true;
             Pin::new(&mut connection).graceful_shutdown();
-            clock.restart();
+            clock.said_farewell();
             cx.waker().wake_by_ref();
             Poll::Pending
         })
         .await;
+        drop(connection);
+        if ended == Ended::Flood {
+            Box::pin(dismiss(flusher)).await;
+        }
     }
+}
+
+/// How a connection ended.
+#[derive(PartialEq, Eq)]
+enum Ended {
+    /// Nobody is there to be told more.
+    Over,
+    /// The client does what only attackers do, and has not been told yet.
+    Flood,
+}
+
+/// Whether the library ended the connection for what the client sent.
+fn is_violation(e: &hyper::Error) -> bool {
+    std::error::Error::source(e)
+        .and_then(|source| source.downcast_ref::<h2::Error>())
+        .is_some_and(h2::Error::is_library)
+}
+
+/// Tells a client to calm down, and reads on for a moment: closing a socket with unread bytes resets
+/// it, and the reset may overtake the word.
+async fn dismiss(flusher: Flusher<TlsStream<TcpStream>>) {
+    let told = async {
+        poll_fn(|cx| flusher.poll_farewell(cx)).await?;
+        if let Some(mut stream) = flusher.into_stream() {
+            let socket = stream.get_mut().0;
+            let mut waste = vec![0; 16 << 10];
+            let mut most = 64;
+            while most > 0 && socket.read(&mut waste).await? > 0 {
+                most -= 1;
+            }
+        }
+        std::io::Result::Ok(())
+    };
+    drop(tokio::time::timeout(Duration::from_secs(1), told).await);
 }
 
 /// Requests of a connection, and how many of them the client gave up. The library counts those it
@@ -128,14 +194,16 @@ impl Abandoned {
 struct Unfinished {
     of: Rc<Abandoned>,
     answered: bool,
+    _asked: Asked,
 }
 
 impl Unfinished {
-    fn new(of: &Rc<Abandoned>) -> Self {
+    fn new(of: &Rc<Abandoned>, asked: Asked) -> Self {
         of.requests.set(of.requests.get().saturating_add(1));
         Self {
             of: Rc::clone(of),
             answered: false,
+            _asked: asked,
         }
     }
 }
@@ -238,7 +306,7 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Streams {
         drop(tokio::task::spawn_local(async move {
             let mut stream = pin!(stream);
             let mut timer: Option<Pin<Box<Sleep>>> = None;
-            std::future::poll_fn(|cx| {
+            poll_fn(|cx| {
                 if stream.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(());
                 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::peer::network;
@@ -11,12 +11,21 @@ use crate::peer::network;
 #[derive(Debug, Default)]
 pub struct Open {
     total: AtomicUsize,
-    /// How many of each client; clients without one are not in it. Touched once a connection.
-    clients: Mutex<HashMap<IpAddr, u32>>,
+    /// What each client has; clients without a connection are not in it. Touched once a connection.
+    clients: Mutex<HashMap<IpAddr, Arc<Client>>>,
+}
+
+/// What one client has.
+#[derive(Debug, Default)]
+struct Client {
+    /// Its connections; changed under the lock alone.
+    connections: AtomicU32,
+    /// Its requests over HTTP/2.
+    requests: AtomicU32,
 }
 
 impl Open {
-    fn clients(&self) -> MutexGuard<'_, HashMap<IpAddr, u32>> {
+    fn clients(&self) -> MutexGuard<'_, HashMap<IpAddr, Arc<Client>>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -24,7 +33,7 @@ impl Open {
 /// One of the places under `limits.connections`, and under its client's cap.
 pub(super) struct Place {
     open: Arc<Open>,
-    client: Option<IpAddr>,
+    client: Option<(IpAddr, Arc<Client>)>,
 }
 
 impl Place {
@@ -38,28 +47,65 @@ impl Place {
 
     /// Counts it as one of at most so many of the client at `address`; `false`: it has them all.
     pub(super) fn count(&mut self, address: IpAddr, most: u32) -> bool {
-        let client = network(address);
+        let network = network(address);
         let mut clients = self.open.clients();
-        let open = clients.entry(client).or_default();
-        if *open >= most {
+        let client = clients.entry(network).or_default();
+        let open = client.connections.load(Ordering::Relaxed);
+        if open >= most {
             return false;
         }
-        *open += 1;
-        self.client = Some(client);
+        client.connections.store(open + 1, Ordering::Relaxed);
+        self.client = Some((network, Arc::clone(client)));
         true
+    }
+
+    /// The client's share of requests: `most` at a time.
+    pub(super) fn share(&self, most: Option<u32>) -> Share {
+        Share {
+            client: self.client.as_ref().map(|(_, client)| Arc::clone(client)),
+            most: most.unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// How many requests a client may have at a time; one that was not counted has as many as it likes.
+pub(super) struct Share {
+    client: Option<Arc<Client>>,
+    most: u32,
+}
+
+impl Share {
+    /// Begins a request; the flag tells whether it is one too many.
+    pub(super) fn begin(&self) -> (Asked, bool) {
+        let asked = Asked(self.client.clone());
+        let before = self
+            .client
+            .as_ref()
+            .map_or(0, |client| client.requests.fetch_add(1, Ordering::Relaxed));
+        (asked, before >= self.most)
+    }
+}
+
+/// A request of a client, counted until it is dropped.
+pub(super) struct Asked(Option<Arc<Client>>);
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if let Some(client) = &self.0 {
+            client.requests.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.open.total.fetch_sub(1, Ordering::Relaxed);
-        let Some(client) = self.client else { return };
+        let Some((network, client)) = self.client.take() else {
+            return;
+        };
         let mut clients = self.open.clients();
-        if let Some(open) = clients.get_mut(&client) {
-            *open -= 1;
-            if *open == 0 {
-                clients.remove(&client);
-            }
+        if client.connections.fetch_sub(1, Ordering::Relaxed) == 1 {
+            clients.remove(&network);
         }
         // Given back by halves, so that it is seldom moved.
         if clients.len() < clients.capacity() / 4 {
@@ -97,7 +143,9 @@ mod tests {
         }
         // One that was not counted takes nothing from its client when it goes.
         places.remove(2);
-        assert_eq!(open.clients()[&"2001:db8::".parse::<IpAddr>().unwrap()], 2);
+        let clients = open.clients();
+        let client = &clients[&"2001:db8::".parse::<IpAddr>().unwrap()];
+        assert_eq!(client.connections.load(Ordering::Relaxed), 2);
     }
 
     #[test]

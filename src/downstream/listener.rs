@@ -119,10 +119,13 @@ fn accept(stream: TcpStream, address: SocketAddr, worker: &Rc<Worker>, places: &
 
 /// Whether this client may have one more connection. A trusted proxy may: it has many clients.
 fn admit(place: &mut Place, peer: &Peer, limits: &ConnectionLimits, metrics: &Metrics) -> bool {
-    let admitted = peer.trusted
-        || limits
-            .connections_per_client
-            .is_none_or(|most| place.count(peer.address, most));
+    let most = match (limits.connections_per_client, limits.requests_per_client) {
+        (Some(most), _) => most,
+        // Its requests are counted by its place.
+        (None, Some(_)) => u32::MAX,
+        (None, None) => return true,
+    };
+    let admitted = peer.trusted || place.count(peer.address, most);
     if !admitted {
         metrics.connections_refused_client.inc();
     }

@@ -4,6 +4,7 @@ mod answer;
 mod batch;
 mod clock;
 mod connection;
+pub mod frames;
 pub mod head;
 mod http1;
 mod http2;

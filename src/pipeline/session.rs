@@ -12,7 +12,7 @@ use crate::body::{Body, End};
 use crate::drain::Drain;
 use crate::peer::Peer;
 use crate::snapshot::{Current, Snapshot};
-use crate::telemetry::{Record, Recorder};
+use crate::telemetry::{Record, Recorder, TimedOut};
 use crate::upstream::{Connection, Download, Upstream};
 
 /// A snapshot as one worker shares it among its requests: cloning it touches no counter that
@@ -119,6 +119,15 @@ impl Session {
         } else if self.stalled_since.get().is_none() {
             self.stalled_since.set(Some(Instant::now()));
         }
+    }
+
+    /// Counts a client that sent no request in time.
+    pub fn count_quiet(&self) {
+        let metrics = &self.worker.recorder.metrics;
+        metrics.timed_out(match self.quiet_since.get() {
+            None => TimedOut::FirstRequest,
+            Some(_) => TimedOut::KeepAlive,
+        });
     }
 
     /// Counts a client that took nothing for too long.

@@ -92,23 +92,29 @@ impl Routes {
             None => None,
             Some(line) => Some(host_of(std::str::from_utf8(line).ok().unwrap_or_default())?),
         };
-        let name = match (uri.authority().map(Authority::as_str), line) {
-            (None, None) => return Err(Reject::BadRequest("Send a Host header.")),
-            (None, Some(line)) => line,
+        let ours = |name: &str| {
+            let same = |ours: &Box<str>| name.eq_ignore_ascii_case(ours);
+            let position = self.hosts.iter().position(same);
+            position.ok_or(Reject::MisdirectedRequest)
+        };
+        match (uri.authority().map(Authority::as_str), line) {
+            (None, None) => Err(Reject::BadRequest("Send a Host header.")),
+            (None, Some(line)) => ours(line),
+            // A target without scheme or slash names a server and no path: for CONNECT alone.
+            (Some(_), _) if uri.scheme().is_none() => {
+                Err(Reject::BadRequest("The request's target must be a path."))
+            }
             (Some(authority), line) => {
                 let name = host_of(authority)?;
+                let position = ours(name)?;
                 if line.is_some_and(|line| !line.eq_ignore_ascii_case(name)) {
                     return Err(Reject::BadRequest(
                         "The Host header contradicts the request's target.",
                     ));
                 }
-                name
+                Ok(position)
             }
-        };
-        self.hosts
-            .iter()
-            .position(|ours| name.eq_ignore_ascii_case(ours))
-            .ok_or(Reject::MisdirectedRequest)
+        }
     }
 
     /// What a path is for, as far as that can be told.
@@ -440,10 +446,13 @@ mod tests {
                 "{other}"
             );
         }
-        assert_eq!(
-            at("http://evil.test/x", &["evil.test"]),
-            Err(Reject::MisdirectedRequest)
-        );
+        // Of two names the target's counts (RFC 9112 section 3.2.2).
+        for line in ["evil.test", "support.acmetech.com"] {
+            assert_eq!(
+                at("http://evil.test/x", &[line]),
+                Err(Reject::MisdirectedRequest)
+            );
+        }
         let bad: [&[&str]; 6] = [
             &[],
             &[""],
@@ -459,7 +468,7 @@ mod tests {
             );
         }
         assert!(matches!(
-            at("http://evil.test/x", &["support.acmetech.com"]),
+            at("https://support.acmetech.com/x", &["evil.test"]),
             Err(Reject::BadRequest(_))
         ));
     }

@@ -42,6 +42,22 @@ impl ProxyFailure {
     const ALL: [&str; 4] = ["untrusted", "malformed", "closed", "timeout"];
 }
 
+/// What a connection between requests waited for too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimedOut {
+    /// The first byte of its first request.
+    FirstRequest,
+    /// The rest of a request's head.
+    Header,
+    /// The next request.
+    KeepAlive,
+}
+
+impl TimedOut {
+    /// Label values, in the order of the variants.
+    const ALL: [&str; 3] = ["first_request", "header", "keep_alive"];
+}
+
 /// What one rate-limit policy counts.
 #[derive(Clone, Debug)]
 pub struct PolicyCounters {
@@ -73,6 +89,9 @@ pub struct Metrics {
     pub connections_refused: IntCounter,
     pub connections_refused_client: IntCounter,
     pub reset_floods: IntCounter,
+    pub frame_floods: IntCounter,
+    pub violations: IntCounter,
+    timeouts: [IntCounter; TimedOut::ALL.len()],
     pub write_stalls: IntCounter,
     pub accept_errors: IntCounter,
     proxy_protocol_failures: [IntCounter; ProxyFailure::ALL.len()],
@@ -174,6 +193,12 @@ impl Metrics {
             "Hand-overs of the listening sockets to a new process: this one took them over (taken), its successor was not ready (failed), SIGUSR2 came during another (refused).",
             &["result"],
         )?;
+        let timeouts = counters(
+            &r,
+            "gateway_connection_timeouts_total",
+            "Connections closed because nothing came in time: no first request (first_request), half a head (header), no next request (keep_alive).",
+            &["reason"],
+        )?;
         let build = gauges(
             &r,
             "gateway_build_info",
@@ -238,6 +263,17 @@ impl Metrics {
                 "gateway_h2_reset_floods_total",
                 "HTTP/2 connections ended because the client gave up most of its requests.",
             )?,
+            frame_floods: counter(
+                &r,
+                "gateway_h2_frame_floods_total",
+                "HTTP/2 connections ended because the client sent more control frames than limits.h2_control_frames.",
+            )?,
+            violations: counter(
+                &r,
+                "gateway_h2_violations_total",
+                "HTTP/2 connections ended because the client broke or strained the protocol.",
+            )?,
+            timeouts: TimedOut::ALL.map(|reason| timeouts.with_label_values(&[reason])),
             write_stalls: counter(
                 &r,
                 "gateway_write_stalls_total",
@@ -385,6 +421,11 @@ impl Metrics {
     /// Counts a connection closed for want of a PROXY protocol header.
     pub fn proxy_protocol_failed(&self, why: ProxyFailure) {
         self.proxy_protocol_failures[why as usize].inc();
+    }
+
+    /// Counts a connection on which nothing came in time.
+    pub fn timed_out(&self, what: TimedOut) {
+        self.timeouts[what as usize].inc();
     }
 
     /// A configuration was loaded and is in force, the `generation`th after the one of the start.

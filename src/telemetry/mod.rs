@@ -11,5 +11,5 @@ mod record;
 pub use closed::{CloseClass, Closed, ClosedBy};
 pub use keys::KeySeries;
 pub use log::{LogGuard, start_log};
-pub use metrics::{Metrics, PolicyCounters, ProxyFailure};
+pub use metrics::{Metrics, PolicyCounters, ProxyFailure, TimedOut};
 pub use record::{Record, Recorder};

@@ -114,7 +114,7 @@ async fn what_lies_outside_is_not_found_and_another_host_is_misdirected() {
         ),
         (
             "GET https://evil.test/cobrowsing/ HTTP/1.1\r\nhost: localhost\r\n\r\n",
-            400,
+            421,
         ),
         ("GET /cobrowsing/ HTTP/1.1\r\n\r\n", 400),
         (

@@ -36,35 +36,39 @@
 //! | S10 | bodies that nobody reads | `framing::the_unread_body_of_an_answered_request_is_never_the_next_request` |
 //! | S11 | `Expect` | `framing::who_expects_100_continue_is_never_read_out_of_step` |
 //! | S12 | malformed heads | `framing::a_head_that_is_malformed_is_refused_and_ends_the_connection`, `framing::a_line_that_ends_with_a_bare_lf_is_refused` |
-//! | S13 | trailers | `framing::trailers_change_nothing_and_go_no_further` |
+//! | S13 | trailers | `framing::trailers_change_nothing_and_go_no_further`, `floods::trailers_change_nothing_over_http_2_either` |
 //! | S14 | answers | the other tests of `answers` |
-//! | S15 | early data | `framing::nothing_is_carried_before_both_sides_agreed` |
+//! | S15 | early data | `framing::nothing_is_carried_before_both_sides_agreed`, `resources::early_data_is_not_offered`, `floods::extended_connect…` |
 //! | H1 | `Connection` that names ours | `headers::what_the_gateway_writes_cannot_be_named_away` |
 //! | H2 | aliases | `headers::no_alias_of_a_managed_header_goes_further` |
 //! | H3 | the way a request came | `headers::what_an_untrusted_client_says_of_its_way_is_rebuilt`, `headers::a_trusted_proxys_list…` |
 //! | H4 | PROXY | `proxy_protocol`, `headers::a_proxy_header_that_is_not_expected_gets_no_http` |
 //! | H5 | hosts beside an authority | `headers::host_lines_beside_an_authority_must_agree_with_it_and_be_one` |
 //! | H6, H7 | what ends with the connection | `headers::what_ends_with_the_connection_goes_no_further` |
-//! | D1 | rapid reset | `http2::streams_that_are_reset_as_soon_as_they_are_opened_end_the_connection`, `http2::streams_that_are_reset_once…` |
-//! | D2 | made to reset | `http2::who_makes_us_reset_its_streams_is_sent_away` |
-//! | D3 | CONTINUATION | `http2::a_head_that_never_ends_ends_the_connection` |
+//! | D1 | rapid reset | `http2::streams_that_are_reset_as_soon_as_they_are_opened_end_the_connection`, `http2::streams_that_are_reset_once…`, `floods::who_gives_up_hundreds_of_requests…` |
+//! | D2 | made to reset | `http2::who_makes_us_reset_its_streams_is_sent_away`, `floods::connections_that_the_framing_ends_are_counted` |
+//! | D3 | CONTINUATION | `http2::a_head_that_never_ends_ends_the_connection`, `floods::half_a_head_is_late…` |
 //! | D4 | HPACK bombs | `http2::a_small_block_that_unfolds…`, `http2::large_heads_on_every_stream…`, `http2::the_fields_of_a_head_are_counted…` |
 //! | D5 | names without number | `http2::more_different_names_than_a_map_can_hold_are_no_panic` |
-//! | D6 | floods, and the honest upload | `http2::floods_of_small_frames…`, `http2::a_slow_upload_in_small_frames_is_honest` |
+//! | D6 | floods, and the honest upload | `floods::who_floods_with_frames…`, `floods::as_many_frames_as_honest_clients_send…`, `floods::an_upload_that_nobody_reads…`, `http2::floods_of_small_frames…`, `http2::a_slow_upload_in_small_frames_is_honest` |
 //! | D7 | clients that never read | `http2::who_takes_no_answers_costs_no_more_than_what_is_on_the_way`, `http2::who_takes_nothing_for_too_long_is_given_up` |
 //! | D8 | heads that HTTP/1.1 would read otherwise | `http2::a_head_that_would_be_another_over_http_1_is_never_written` |
 //! | D9 | storms | `http2::storms_of_resets_deadlines_and_late_answers_leave_no_request_behind` |
-//! | 3.6 | deadlines and limits | `limits`, `deadlines`; pipelining: `framing::a_thousand_requests_at_once…` |
+//! | 3.6 | deadlines and limits | `resources`, `limits`, `deadlines`; over HTTP/2: `floods`; pipelining: `framing::a_thousand_requests_at_once…` |
 //! | 3.7 | logs and refusals | `logs`, `operators::each_request_is_one_line_and_no_secret_is_in_any` |
+//! | 3.8 | ways around a limit | `evasion`, `limits`, `failed_auth`, and the memory of buckets: `rate_limit::clients::tests` |
 
 mod answers;
+mod evasion;
 mod figures;
+mod floods;
 mod framing;
 mod headers;
 mod http2;
 mod keys;
 mod logs;
 mod paths;
+mod resources;
 
 use super::support::h2_raw::{Answer, Field, H2, request};
 use super::support::{Backend, Gateway, KEY, Raw, Reply};

@@ -143,7 +143,9 @@ impl Setup {
 
     /// The command that starts it in `folder`.
     fn command(&self, folder: &Folder) -> Command {
-        let mut program = PathBuf::from(BINARY);
+        // Measurements are of another build.
+        let measured = std::env::var_os("MEASURED_BINARY");
+        let mut program = measured.map_or_else(|| PathBuf::from(BINARY), PathBuf::from);
         if self.copied {
             program = folder.0.join("gateway");
             std::fs::hard_link(BINARY, &program).unwrap();
