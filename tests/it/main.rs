@@ -16,6 +16,7 @@ mod support;
 
 mod backend_trouble;
 mod base_path;
+mod commands;
 mod configuration;
 mod contract;
 mod deadlines;
