@@ -10,6 +10,7 @@ mod cert;
 mod check;
 mod completions;
 mod config;
+mod doctor;
 mod healthcheck;
 mod man;
 mod run;
@@ -51,6 +52,9 @@ enum Command {
     Cert(cert::Arguments),
     /// Ask the local gateway whether it is ready; exit code 0 or 1.
     Healthcheck,
+    /// Look at what surrounds the gateway (backend, certificate, names, limits, file watching) and
+    /// say what to change; exit code 0, or 1 where something does not work.
+    Doctor(doctor::Arguments),
     /// Print what a shell can complete.
     Completions(completions::Arguments),
     /// Print the manual page.
@@ -69,6 +73,7 @@ pub fn main() -> ExitCode {
         None | Some(Command::Run) => run::run(source),
         Some(Command::Check) => check::check(source),
         Some(Command::Config(arguments)) => config::config(arguments, source),
+        Some(Command::Doctor(arguments)) => doctor::look(arguments, source),
         Some(Command::Completions(arguments)) => completions::print(arguments),
         Some(Command::Man(arguments)) => man::print(arguments),
         Some(Command::Cert(arguments)) => cert::make(arguments),

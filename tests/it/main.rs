@@ -20,6 +20,7 @@ mod commands;
 mod configuration;
 mod contract;
 mod deadlines;
+mod doctor;
 mod failed_auth;
 mod forwarding;
 mod hostile;
