@@ -39,16 +39,24 @@ fn line<'r>(ran: &'r Ran, level: &str, what: &str) -> &'r str {
     found.unwrap_or_else(|| panic!("no {begin:?} in\n{}{}", ran.out, ran.err))
 }
 
-/// A service whose tree begins at `base`: pages, and an API that refuses who has no key.
+/// A service whose tree begins at `base`: pages, and an API for who has the key.
 fn service_at(base: &'static str) -> Backend {
+    service(base, Some("canary"))
+}
+
+fn service(base: &'static str, key: Option<&'static str>) -> Backend {
     Backend::answers_by(move |request: &Received| {
-        assert_eq!(request.header("authorization"), None);
         let answer = |status: &str, kind: &str, body: &str| {
             let length = body.len();
             format!("HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n{body}")
                 .into_bytes()
         };
         match request.target.strip_prefix(base) {
+            Some("/api/visitors/list/latest")
+                if request.header("authorization").as_deref() == key =>
+            {
+                answer("200 OK", "application/json; charset=utf-8", "{}")
+            }
             Some("/api/visitors/list/latest") => {
                 answer("401 Unauthorized", "application/json; charset=utf-8", "{}")
             }
@@ -71,6 +79,7 @@ fn good_surroundings_are_said_to_be_good() {
         "certificate default: for localhost, valid until",
         "backend: 127.0.0.1:",
         "base path: its API answers below /, as upstream.base_path = \"/\" has it",
+        "keys: the backend takes REST_KEY",
         "public.listen: 127.0.0.1:0 is free",
         "admin.listen:",
         "drain: drain.delay 5s and drain.budget 25s are 30s, the grace period is 40s",
@@ -117,6 +126,52 @@ fn where_the_backends_tree_begins_is_found_out_and_compared() {
             }
         }
     }
+}
+
+#[test]
+fn a_key_that_the_backend_refuses_is_told_by_name() {
+    let folder = Folder::new().with_certificate();
+    folder.write("key", "canary\n");
+    folder.write("other", "canary-2\n");
+    const FORWARD: &str = "GATEWAY__API__FORWARD_AUTHORIZATION";
+    const OWN: &str = "GATEWAY__API__UPSTREAM_KEY_FILE";
+    let keys = "{ old = 'canary-3', hashed = 'sha256:2a64d6563d9729493f91bf5b143365c0a7bec4025e1fb0ae67e307a0c3bed1c2' }";
+    for (more, level, said) in [
+        (
+            &[("REST_KEY", "canary-2")][..],
+            "problem",
+            "the backend refuses REST_KEY: its own REST_KEY is another",
+        ),
+        (
+            &[("GATEWAY__API__KEYS", keys)],
+            "problem",
+            "the backend refuses api.keys.old",
+        ),
+        (
+            &[(FORWARD, "strip")],
+            "problem",
+            "the backend refuses calls without a key",
+        ),
+        (
+            &[(FORWARD, "replace"), (OWN, "other")],
+            "problem",
+            "the backend refuses api.upstream_key",
+        ),
+        (
+            &[(FORWARD, "replace"), (OWN, "key"), ("REST_KEY", "canary-2")],
+            "ok",
+            "the backend takes api.upstream_key",
+        ),
+    ] {
+        let ran = doctor(&folder, &service_at(""), &[], more);
+        line(&ran, level, &format!("keys: {said}"));
+        assert_eq!(ran.code, i32::from(level == "problem"), "{}", ran.out);
+    }
+    let open = service("", None);
+    let ran = doctor(&folder, &open, &[], &[(FORWARD, "strip")]);
+    line(&ran, "ok", "keys: the backend takes calls without a key");
+    let ran = doctor(&folder, &open, &[], &[("REST_KEY", "")]);
+    line(&ran, "warning", "keys: none is configured");
 }
 
 #[test]

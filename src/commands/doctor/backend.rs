@@ -1,6 +1,7 @@
-//! Whether the backend answers, and where its tree begins: asked as requests would be, by the same
-//! code, for what needs no key.
+//! Whether the backend answers, where its tree begins, and whether it takes the keys: asked as
+//! requests would be, by the same code.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -9,10 +10,10 @@ use http::header::{CONTENT_TYPE, DATE};
 use http::{HeaderMap, HeaderValue, Method};
 
 use super::Findings;
-use crate::config::Config;
-use crate::config::units::Span;
+use crate::config::units::{OrOff, Span};
+use crate::config::{Config, ForwardAuthorization, RestKey};
 use crate::snapshot::{self, Snapshot};
-use crate::stages::headers::{Framing, Outgoing};
+use crate::stages::headers::{Authorization, Framing, Outgoing};
 use crate::telemetry::Metrics;
 use crate::upstream::{Answer, Ask, Failure, Upstream};
 
@@ -51,7 +52,9 @@ pub(super) async fn look(
         upstream: Upstream::new(metrics),
         skew: None,
     };
-    backend.base_path(config, found).await;
+    if backend.base_path(config, found).await == There::Api {
+        backend.keys(config, found).await;
+    }
     match backend.skew {
         Some(skew) if skew > SKEW => found.warning(format!("clock: the backend's differs by {} s: tokens and sessions may be taken for expired; set both (NTP)", skew.as_secs())),
         Some(_) => found.ok("clock: the backend's agrees"),
@@ -77,8 +80,8 @@ enum There {
 }
 
 impl Backend<'_> {
-    /// Whether the tree begins where `upstream.base_path` says.
-    async fn base_path(&mut self, config: &Config, found: &mut Findings) {
+    /// Whether the tree begins where `upstream.base_path` says; what answers there.
+    async fn base_path(&mut self, config: &Config, found: &mut Findings) -> There {
         let (configured, public) = (&*self.snapshot.upstream_base, &*self.snapshot.endpoint.base);
         let mut places = vec![configured];
         for other in ["", public] {
@@ -92,7 +95,7 @@ impl Backend<'_> {
                 Ok(there) => seen.push((there, base)),
                 Err(failure) => {
                     found.problem(format!("backend: it accepts connections and does not answer as HTTP/1.1 ({failure}): is upstream.url the service's own port, and plain HTTP?"));
-                    return;
+                    return There::Nothing;
                 }
             }
         }
@@ -117,13 +120,43 @@ impl Backend<'_> {
             best if best == now => found.ok(format!("base path: {} below {configured}/, as upstream.base_path = {set:?} has it", what(best))),
             best => found.problem(format!("base path: {} below {base}/, and upstream.base_path = {set:?} sends requests below {configured}/: set it to {:?}", what(best), written(base))),
         }
+        now
+    }
+
+    /// Whether the backend takes what it is sent instead of, or as, the clients' keys.
+    async fn keys(&mut self, config: &Config, found: &mut Findings) {
+        let path = format!(
+            "{}/visitors/list/latest",
+            config.api.path.trim_end_matches('/')
+        );
+        let snapshot = self.snapshot;
+        let base = &*snapshot.upstream_base;
+        for (name, key) in sent(config) {
+            let refused = match self
+                .ask(base, &path, key.as_deref().map(str::as_bytes))
+                .await
+            {
+                Ok(answer) => matches!(answer.status.as_u16(), 401 | 403),
+                Err(failure) => {
+                    found.warning(format!(
+                        "keys: the backend gave no answer to a call with {name} ({failure})"
+                    ));
+                    continue;
+                }
+            };
+            match (refused, &key) {
+                (false, _) => found.ok(format!("keys: the backend takes {name}")),
+                (true, Some(_)) => found.problem(format!("keys: the backend refuses {name}: its own REST_KEY is another; make them agree, or set api.forward_authorization = \"replace\" and its key as api.upstream_key")),
+                (true, None) => found.problem("keys: the backend refuses calls without a key, and api.forward_authorization = \"strip\" sends none: set it to \"keep\" or \"replace\""),
+            }
+        }
     }
 
     /// What answers below `base`, other than whatever answers everywhere there.
     async fn there(&mut self, base: &str, api: &str) -> Result<There, Failure> {
-        let anywhere = self.ask(base, "/no-such-page").await?.status;
+        let anywhere = self.ask(base, "/no-such-page", None).await?.status;
         let list = format!("{}/visitors/list/latest", api.trim_end_matches('/'));
-        let list = self.ask(base, &list).await?;
+        let list = self.ask(base, &list, None).await?;
         let json = list.headers.get(CONTENT_TYPE).is_some_and(|kind| {
             let kind = kind.as_bytes().to_ascii_lowercase();
             kind.starts_with(b"application/json")
@@ -132,7 +165,7 @@ impl Backend<'_> {
         if json && refuses && list.status != anywhere {
             return Ok(There::Api);
         }
-        let page = self.ask(base, "/").await?.status;
+        let page = self.ask(base, "/", None).await?.status;
         let is_page = page.is_success() || page.is_redirection();
         Ok(if is_page && page != anywhere {
             There::Page
@@ -141,14 +174,16 @@ impl Backend<'_> {
         })
     }
 
-    /// Sends a GET without a key.
-    async fn ask(&mut self, base: &str, path: &str) -> Result<Answer, Failure> {
+    /// Sends a GET.
+    async fn ask(&mut self, base: &str, path: &str, key: Option<&[u8]>) -> Result<Answer, Failure> {
         let mut head = BytesMut::new();
         Outgoing {
             method: &Method::GET,
             path: [base, path],
             query: None,
             headers: &HeaderMap::new(),
+            authorization: Authorization::Judged(key),
+            is_key: &|_| false,
             forwarded: &self.snapshot.forwarded[0],
             peer: "127.0.0.1",
             trusted: false,
@@ -177,5 +212,40 @@ impl Backend<'_> {
             self.skew = ahead.ok();
         }
         Ok(answer)
+    }
+}
+
+/// What the backend is sent as `Authorization`, by what it comes from; of keys that are known as
+/// digests alone that cannot be told.
+fn sent(config: &Config) -> Vec<(String, Option<String>)> {
+    let api = &config.api;
+    let in_file = |file: &Path| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        Some(text.trim_end_matches(['\r', '\n']).to_owned()).filter(|key| !key.is_empty())
+    };
+    let named = |name: &str, key: Option<String>| key.map(|key| (name.to_owned(), Some(key)));
+    match api.forward_authorization {
+        ForwardAuthorization::Strip => vec![("calls without a key".to_owned(), None)],
+        ForwardAuthorization::Replace => {
+            let written = api.upstream_key.as_ref().map(|key| key.reveal().to_owned());
+            let key = written.or_else(|| match &api.upstream_key_file {
+                OrOff::On(file) => in_file(file),
+                OrOff::Off => None,
+            });
+            named("api.upstream_key", key).into_iter().collect()
+        }
+        ForwardAuthorization::Keep => {
+            let own = match &api.rest_key {
+                RestKey::None => None,
+                RestKey::Value(key) => named("REST_KEY", Some(key.reveal().to_owned())),
+                RestKey::File(file) => named("REST_KEY_FILE", in_file(file)),
+            };
+            let written = api.keys.iter().map(|(name, key)| (name, key.reveal()));
+            written
+                .filter(|(_, key)| !key.starts_with("sha256:"))
+                .filter_map(|(name, key)| named(&format!("api.keys.{name}"), Some(key.to_owned())))
+                .chain(own)
+                .collect()
+        }
     }
 }

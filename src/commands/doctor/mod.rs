@@ -1,6 +1,7 @@
 //! `doctor`: looks at what really surrounds the gateway, and says what to change. It changes
-//! nothing: it asks the backend for what needs no key, and makes one small file in each writable
-//! folder that is watched, to see whether that is noticed.
+//! nothing: it asks the backend for pages and the latest visitors, without a key and with what it
+//! would be sent, and makes one small file in each writable folder that is watched, to see whether
+//! that is noticed.
 
 mod backend;
 mod certificate;
@@ -122,6 +123,9 @@ fn surroundings(
                 if snapshot.keys.is_empty() {
                     found.warning("keys: none is configured: the REST API is closed; set REST_KEY or api.keys to open it");
                 }
+                for note in &snapshot.notes {
+                    found.warning(format!("keys: {note}"));
+                }
                 certificate::look(config, &snapshot, found);
                 machine::names(config, &snapshot, found);
                 runtime.block_on(backend::look(config, &snapshot, metrics.into(), found));
@@ -133,8 +137,5 @@ fn surroundings(
     machine::files(config, found);
     machine::clock(found);
     runtime.block_on(watching::look(config, &source.files(config), found));
-    for note in &config.notes {
-        found.warning(note);
-    }
     Ok(())
 }
