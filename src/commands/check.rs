@@ -6,7 +6,13 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::Metrics;
 
 pub(super) fn check(source: impl FnOnce() -> Result<Source, ConfigError>) -> Result<(), Wrong> {
-    let config = source()?.read()?;
+    let source = source()?;
+    let mistakes = source.mistakes();
+    if !mistakes.is_empty() {
+        let said: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+        return Err(Wrong(said.join("\n")));
+    }
+    let config = source.read()?;
     // The same compile as at start.
     let snapshot = Snapshot::compile(&config, &Metrics::new()?, None)?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;

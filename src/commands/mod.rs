@@ -8,7 +8,11 @@
 
 mod cert;
 mod check;
+mod completions;
+mod config;
+mod doctor;
 mod healthcheck;
+mod man;
 mod run;
 #[cfg(feature = "visitor")]
 mod visitor;
@@ -42,10 +46,19 @@ enum Command {
     Run,
     /// Read the configuration and the files it names, and say what is wrong.
     Check,
+    /// Show the configuration in force, its schema, or what a reload would change.
+    Config(config::Arguments),
     /// Make a self-signed certificate for development.
     Cert(cert::Arguments),
     /// Ask the local gateway whether it is ready; exit code 0 or 1.
     Healthcheck,
+    /// Look at what surrounds the gateway (backend, certificate, names, limits, file watching) and
+    /// say what to change; exit code 0, or 1 where something does not work.
+    Doctor(doctor::Arguments),
+    /// Print what a shell can complete.
+    Completions(completions::Arguments),
+    /// Print the manual page.
+    Man(man::Arguments),
     /// Run the built-in visitor backend by itself.
     #[cfg(feature = "visitor")]
     Visitor(visitor::Arguments),
@@ -55,21 +68,36 @@ enum Command {
 /// failed, 2 wrong usage.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let config = || Source::of_process(cli.config.as_deref());
+    let source = || Source::of_process(cli.config.as_deref());
     let done = match &cli.command {
-        None | Some(Command::Run) => run::run(config),
-        Some(Command::Check) => check::check(config),
+        None | Some(Command::Run) => run::run(source),
+        Some(Command::Check) => check::check(source),
+        Some(Command::Config(arguments)) => config::config(arguments, source),
+        Some(Command::Doctor(arguments)) => doctor::look(arguments, source),
+        Some(Command::Completions(arguments)) => completions::print(arguments),
+        Some(Command::Man(arguments)) => man::print(arguments),
         Some(Command::Cert(arguments)) => cert::make(arguments),
-        Some(Command::Healthcheck) => healthcheck::ask(config),
+        Some(Command::Healthcheck) => healthcheck::ask(source),
         #[cfg(feature = "visitor")]
         Some(Command::Visitor(arguments)) => visitor::run(arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Wrong(what)) => {
-            eprintln!("cobrowse-gateway: {what}");
+            for line in what.lines() {
+                eprintln!("cobrowse-gateway: {line}");
+            }
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Writes to standard output. Who reads it may stop reading when he has seen enough.
+fn say(text: &str) -> Result<(), Wrong> {
+    use std::io::{ErrorKind, Write};
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(e.into()),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

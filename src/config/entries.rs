@@ -25,6 +25,8 @@ pub struct Entry {
     pub value: Option<String>,
     /// Where it comes from.
     pub origin: Origin,
+    /// The header of the table it stands in, e.g. `[upstream]` or `[[rate_limit.policy]]`.
+    pub table: String,
     /// From when on a change of it holds.
     pub applies: Applies,
     /// Whether it is never shown.
@@ -40,12 +42,13 @@ impl Config {
     /// With each entry what differs whenever its value does; not to be shown.
     pub(super) fn compared(&self) -> impl Iterator<Item = (Entry, Value)> {
         static SCHEMA: LazyLock<Value> = LazyLock::new(|| schema().to_value());
-        // Through text: there the keys keep their order.
-        let node = serde_json::to_string(self)
-            .and_then(|text| serde_json::from_str::<Node>(&text))
-            .unwrap_or(Node::Leaf(Value::Null));
         let mut found = Vec::new();
-        walk(&SCHEMA, &node, "", RESTART, &mut |entry, value| {
+        let root = At {
+            key: String::new(),
+            table: String::new(),
+            applies: RESTART,
+        };
+        walk(&SCHEMA, &Node::of(self), &root, &mut |entry, value| {
             found.push((entry, value));
         });
         if self.api.rest_key != RestKey::None {
@@ -54,6 +57,7 @@ impl Config {
                 key: REST_KEY.into(),
                 value: Some(format!("{HIDDEN:?}")),
                 origin: Origin::Default,
+                table: "[api.keys]".into(),
                 applies: LIVE,
                 secret: true,
             };
@@ -70,53 +74,66 @@ impl Config {
 /// The configuration as a tree that keeps the order of its keys.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Node {
+pub(super) enum Node {
     Table(IndexMap<String, Self>),
     List(Vec<Self>),
     Leaf(Value),
 }
 
-/// Gives `found` what lies in `node`, which `schema` describes; `applies` is the property of what
-/// it lies in.
-fn walk(
-    schema: &Value,
-    node: &Node,
-    key: &str,
+/// Where a node of the tree lies.
+struct At {
+    key: String,
+    /// The header of the table it stands in.
+    table: String,
+    /// The property of what it lies in.
     applies: Applies,
-    found: &mut impl FnMut(Entry, Value),
-) {
-    let applies = Applies::of(schema).unwrap_or(applies);
-    let mut below = |name: &str, node| {
-        let inner = ["properties", name]
-            .iter()
-            .try_fold(schema, |s, k| s.get(k));
-        let inner = inner.or_else(|| schema.get("additionalProperties"));
-        let key = join(key, name);
-        walk(inner.unwrap_or(&Value::Null), node, &key, applies, found);
-    };
+}
+
+/// Gives `found` what lies in `node`, which `schema` describes.
+fn walk(schema: &Value, node: &Node, at: &At, found: &mut impl FnMut(Entry, Value)) {
+    let applies = Applies::of(schema).unwrap_or(at.applies);
     match node {
         Node::Table(table) => {
+            let header = if at.table.starts_with("[[") {
+                at.table.clone()
+            } else {
+                format!("[{}]", at.key)
+            };
             for (name, node) in table {
-                below(name, node);
+                let keys = schema.get("properties");
+                let inner = keys.and_then(|keys| keys.get(name));
+                let inner = inner.or_else(|| schema.get("additionalProperties"));
+                let at = At {
+                    key: join(&at.key, name),
+                    table: header.clone(),
+                    applies,
+                };
+                walk(inner.unwrap_or(&Value::Null), node, &at, found);
             }
         }
         Node::List(list) if matches!(list.first(), Some(Node::Table(_))) => {
             let items = schema.get("items").unwrap_or(&Value::Null);
             for table in list {
-                walk(items, table, &join(key, table.name()), applies, found);
+                let at = At {
+                    key: join(&at.key, table.name()),
+                    table: format!("[[{}]]", at.key),
+                    applies,
+                };
+                walk(items, table, &at, found);
             }
         }
         Node::List(_) | Node::Leaf(_) => {
             let identity = node.value();
             let secret = schema.get("writeOnly") == Some(&Value::Bool(true));
             let entry = Entry {
-                key: key.to_owned(),
+                key: at.key.clone(),
                 value: match &identity {
                     Value::Null => None,
                     _ if secret => Some(format!("{HIDDEN:?}")),
                     value => Some(literal(value)),
                 },
                 origin: Origin::Default,
+                table: at.table.clone(),
                 applies,
                 secret,
             };
@@ -126,6 +143,13 @@ fn walk(
 }
 
 impl Node {
+    /// Through text: there the keys keep their order.
+    pub(super) fn of(config: &Config) -> Self {
+        serde_json::to_string(config)
+            .and_then(|text| serde_json::from_str(&text))
+            .unwrap_or(Self::Leaf(Value::Null))
+    }
+
     /// The value of a leaf, or of a list of leaves.
     fn value(&self) -> Value {
         match self {
@@ -163,7 +187,7 @@ pub(super) fn join(above: &str, name: &str) -> String {
 }
 
 /// A value as TOML; a password in a URL is hidden.
-fn literal(value: &Value) -> String {
+pub(super) fn literal(value: &Value) -> String {
     match value {
         Value::String(text) => {
             let shown = match (text.split_once("://"), text.rsplit_once('@')) {

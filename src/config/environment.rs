@@ -7,6 +7,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::entries::{REST_KEY, join};
+use super::mistakes::{UNKNOWN, said};
 use super::{Config, ConfigError, Origin, Origins, RestKey, Secret};
 
 /// The part of the environment that is ours, read once.
@@ -64,15 +65,8 @@ impl Environment {
         mut table: Table,
         mut origins: Origins,
     ) -> Result<Config, ConfigError> {
-        for (name, value) in &self.0 {
-            match name.as_str() {
-                "REST_KEY" | "REST_KEY_FILE" => continue,
-                _ => {}
-            }
-            let (section, key) = match NAMES.iter().find(|(known, ..)| known == name) {
-                Some((_, section, key)) => ((*section).to_owned(), (*key).to_owned()),
-                None => generic(name)?,
-            };
+        for (name, value) in self.of_keys() {
+            let (section, key) = key_of(name)?;
             set(&mut table, &section, &key, value, name)?;
             origins.set(&join(&section, &key), Origin::Variable(name.clone()));
         }
@@ -83,6 +77,26 @@ impl Environment {
             origins.set(REST_KEY, Origin::Variable(name.into()));
         }
         Ok(Config { origins, ..config })
+    }
+
+    /// Everything that is wrong with it.
+    pub(super) fn mistakes(&self) -> Vec<ConfigError> {
+        let wrong = |(name, value): (&String, &String)| {
+            let (section, key) = key_of(name)?;
+            set(&mut Table::new(), &section, &key, value, name)
+        };
+        let mut found: Vec<_> = self
+            .of_keys()
+            .filter_map(|pair| wrong(pair).err())
+            .collect();
+        found.extend(self.rest_key().err());
+        found
+    }
+
+    /// The variables that each stand for one key.
+    fn of_keys(&self) -> impl Iterator<Item = (&String, &String)> {
+        let own = |name: &str| matches!(name, "REST_KEY" | "REST_KEY_FILE");
+        self.0.iter().filter(move |(name, _)| !own(name))
     }
 
     /// `REST_KEY`, unless it is empty (then the service has none either, contract section 0), or
@@ -105,7 +119,11 @@ fn is_ours(name: &str) -> bool {
         || NAMES.iter().any(|(known, ..)| *known == name)
 }
 
-fn generic(name: &str) -> Result<(String, String), ConfigError> {
+/// Section and key that a variable stands for.
+fn key_of(name: &str) -> Result<(String, String), ConfigError> {
+    if let Some((_, section, key)) = NAMES.iter().find(|(known, ..)| *known == name) {
+        return Ok(((*section).to_owned(), (*key).to_owned()));
+    }
     let wrong = || {
         ConfigError(format!(
             "{name}: expected {PREFIX}SECTION__KEY, e.g. GATEWAY__UPSTREAM__CONNECT_TIMEOUT"
@@ -147,7 +165,7 @@ fn set(
     }
     let why = last.unwrap_or_default();
     // Under a name we do not know, or in the table of keys, the value may be a key.
-    if name == "api" || why.starts_with("unknown field") {
+    if name == "api" || why.starts_with(UNKNOWN) {
         return Err(ConfigError(format!("{variable}: {why}")));
     }
     Err(ConfigError(format!("{variable} = {value:?}: {why}")))
@@ -167,6 +185,5 @@ fn section<'t>(table: &'t mut Table, name: &str) -> &'t mut Table {
 }
 
 fn read(table: Table) -> Result<Config, String> {
-    Config::deserialize(Value::Table(table))
-        .map_err(|e| e.to_string().trim_end().replace('\n', " "))
+    Config::deserialize(Value::Table(table)).map_err(|e| said(e.message()))
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::mistakes;
 use super::{Config, Environment, Origins};
 
 /// What is wrong with the configuration: where it stands, what it is, what is allowed.
@@ -50,6 +51,19 @@ impl Source {
         Config::load(self.file.as_deref(), &self.environment)
     }
 
+    /// Everything that is wrong with what is written, in the file and then in the environment.
+    pub fn mistakes(&self) -> Vec<ConfigError> {
+        let mut found = match &self.file {
+            None => Vec::new(),
+            Some(file) => match read(file) {
+                Ok(text) => mistakes::in_text(file, &text),
+                Err(unreadable) => vec![unreadable],
+            },
+        };
+        found.extend(self.environment.mistakes());
+        found
+    }
+
     /// Every file that `config` depends on, itself included.
     pub fn files(&self, config: &Config) -> Vec<PathBuf> {
         let tls = &config.tls;
@@ -71,43 +85,27 @@ impl Config {
         let Some(path) = file else {
             return environment.lay_over(toml::Table::new(), Origins::default());
         };
-        let text = std::fs::read_to_string(path).map_err(|e| {
-            let name = path.display();
-            ConfigError(format!("{name}: {e}; --config names the file to read"))
-        })?;
-        Self::read(path, &text, environment)
+        Self::read(path, &read(path)?, environment)
     }
 
     /// Reads `text`, which stands in `file`, and lays the environment over it.
     pub fn read(file: &Path, text: &str, environment: &Environment) -> Result<Self, ConfigError> {
-        let wrong = |e: &toml::de::Error| {
-            let (name, place) = (file.display(), place(text, e));
-            ConfigError(format!("{name}{place}: {}", e.message()))
-        };
         // Read once for itself: only then errors know their line.
-        toml::from_str::<Self>(text).map_err(|e| wrong(&e))?;
-        let mut table: toml::Table = toml::from_str(text).map_err(|e| wrong(&e))?;
+        let parsed = toml::from_str::<Self>(text).and_then(|_good| toml::from_str(text));
+        let mut table: toml::Table = parsed.map_err(|e| {
+            let first = mistakes::in_text(file, text).into_iter().next();
+            first.unwrap_or_else(|| ConfigError(format!("{}: {}", file.display(), e.message())))
+        })?;
         relative_to(file.parent().unwrap_or_else(|| Path::new("")), &mut table);
         environment.lay_over(table, Origins::in_file(file, text))
     }
 }
 
-/// `:line:column: name` of an error. The value is not shown: it may be a key.
-fn place(text: &str, error: &toml::de::Error) -> String {
-    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else {
-        return String::new();
-    };
-    let line = before.matches('\n').count() + 1;
-    let column = before
-        .rsplit('\n')
-        .next()
-        .unwrap_or_default()
-        .chars()
-        .count()
-        + 1;
-    let written = text.lines().nth(line - 1).and_then(|l| l.split_once('='));
-    let key = written.map_or_else(String::new, |(key, _)| format!(": {}", key.trim()));
-    format!(":{line}:{column}{key}")
+fn read(file: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(file).map_err(|e| {
+        let name = file.display();
+        ConfigError(format!("{name}: {e}; --config names the file to read"))
+    })
 }
 
 /// Paths in the file are meant from where the file lies.

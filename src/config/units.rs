@@ -36,6 +36,15 @@ impl Span {
     }
 }
 
+impl std::str::FromStr for Span {
+    type Err = &'static str;
+
+    /// The error says what is allowed.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse(text).ok_or(Self::ALLOWED)
+    }
+}
+
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = self.0.as_millis();

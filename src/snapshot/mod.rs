@@ -28,7 +28,7 @@ use crate::upstream::{self, Ping, tunnel};
 pub use endpoint::Endpoint;
 pub use limits::ConnectionLimits;
 pub use reload::{Loaded, Reloader};
-pub use watch::is_a_mount;
+pub use watch::{Watched, file_system, is_a_mount, try_watch};
 
 /// The word for the built-in backend in `upstream.url`.
 const BUILT_IN: &str = "visitor";

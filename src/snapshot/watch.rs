@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
@@ -91,18 +92,65 @@ fn folders(file: &Path) -> BTreeSet<PathBuf> {
     folders
 }
 
+/// Whether a watch tells of changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watched {
+    /// A change was made, and it told of it.
+    Seen,
+    /// A change was made, and it did not.
+    Unseen,
+    /// None could be made.
+    Untried,
+}
+
+/// Watches `folder`, makes a small file in it, removes it, and sees what comes of it.
+pub async fn try_watch(folder: &Path) -> notify::Result<Watched> {
+    let mut watch = Watch::new()?;
+    watch.watcher.watch(folder, RecursiveMode::NonRecursive)?;
+    let file = folder.join(format!(".cobrowse-gateway-{}", std::process::id()));
+    let made = fs::File::create_new(&file);
+    if made.is_err() {
+        return Ok(Watched::Untried);
+    }
+    let told = tokio::time::timeout(Duration::from_secs(2), watch.changed()).await;
+    // What could be made can be removed, but for a disk that breaks meanwhile.
+    let _: std::io::Result<()> = fs::remove_file(&file);
+    Ok(match told {
+        Ok(()) => Watched::Seen,
+        Err(_) => Watched::Unseen,
+    })
+}
+
+/// Mount points and their kinds of file system (proc(5): of mountinfo the fifth field, blanks and
+/// backslashes in octal, and the first behind a lone dash).
+fn mounts() -> Vec<(PathBuf, String)> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mount = |line: &str| {
+        let (before, after) = line.split_once(" - ")?;
+        let point = unescape(before.split(' ').nth(4)?);
+        Some((point.into(), after.split(' ').next()?.to_owned()))
+    };
+    mounts.lines().filter_map(mount).collect()
+}
+
 /// Whether `file` is a mount of its own, as `subPath` makes one: such a file never changes, whatever
 /// becomes of its source.
 pub fn is_a_mount(file: &Path) -> bool {
-    let (Ok(file), Ok(mounts)) = (
-        file.canonicalize(),
-        fs::read_to_string("/proc/self/mountinfo"),
-    ) else {
+    let Ok(file) = file.canonicalize() else {
         return false;
     };
-    // proc(5): the fifth field is the mount point, blanks and backslashes in octal.
-    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
-    points.map(unescape).any(|point| Path::new(&point) == file)
+    mounts().iter().any(|(point, _)| *point == file)
+}
+
+/// The kind of file system that `path` lies on, e.g. `ext4`.
+pub fn file_system(path: &Path) -> Option<String> {
+    let path = path.canonicalize().ok()?;
+    let over = mounts()
+        .into_iter()
+        .filter(|(point, _)| path.starts_with(point));
+    // Of several at one point the last covers the others.
+    over.max_by_key(|(point, _)| point.as_os_str().len())
+        .map(|(_, kind)| kind)
 }
 
 fn unescape(text: &str) -> String {
@@ -146,6 +194,24 @@ mod tests {
     #[test]
     fn blanks_in_mount_points_are_read() {
         assert_eq!(unescape(r"/a\040b\134040c"), r"/a b\040c");
+    }
+
+    #[tokio::test]
+    async fn a_watch_is_tried_with_a_file_that_is_gone_afterwards() {
+        let folder = std::env::temp_dir().join(format!("tried-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        assert_eq!(try_watch(&folder).await.unwrap(), Watched::Seen);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+        fs::remove_dir(&folder).unwrap();
+        assert!(try_watch(&folder).await.is_err());
+        assert_eq!(
+            try_watch(Path::new("/proc")).await.unwrap(),
+            Watched::Untried
+        );
+        assert_eq!(
+            file_system(Path::new("/proc/self")).as_deref(),
+            Some("proc")
+        );
     }
 
     #[test]

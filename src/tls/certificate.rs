@@ -20,6 +20,8 @@ pub(super) struct Certificate {
     pub(super) names: Names,
     /// Unix times between which it is valid.
     pub(super) valid: std::ops::RangeInclusive<i64>,
+    /// Whether it is its own issuer.
+    pub(super) self_signed: bool,
 }
 
 impl Certificate {
@@ -51,6 +53,7 @@ impl Certificate {
             let validity = leaf.validity();
             validity.not_before.timestamp()..=validity.not_after.timestamp()
         });
+        let self_signed = leaf.issuer().as_raw() == leaf.subject().as_raw();
         drop(parsed);
         let private = PrivateKeyDer::from_pem_slice(&files.key_pem)
             .map_err(|e| at(&files.key_key, files.key, e))?;
@@ -76,6 +79,7 @@ impl Certificate {
             certified: Arc::new(certified),
             names,
             valid,
+            self_signed,
         })
     }
 }

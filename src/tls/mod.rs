@@ -40,6 +40,12 @@ pub struct Facts {
     pub not_before: i64,
     /// When it expires, Unix time.
     pub not_after: i64,
+    /// Whom it is for, as text.
+    pub names: Box<str>,
+    /// How many certificates its file holds, itself and its issuers.
+    pub chain: usize,
+    /// Whether it is its own issuer.
+    pub self_signed: bool,
 }
 
 impl Served {
@@ -142,6 +148,9 @@ pub fn load(tls: &Tls, host: &str, previous: Option<&Served>) -> Result<Served, 
         name: files.name.into(),
         not_before: *c.valid.start(),
         not_after: *c.valid.end(),
+        names: c.names.shown().into(),
+        chain: c.certified.cert.len(),
+        self_signed: c.self_signed,
     });
     let facts = facts.collect();
     let digest = digest(
