@@ -71,8 +71,8 @@ impl Drop for Successor {
     }
 }
 
-/// Starts the program, hands over `sockets` and resolves when the new process serves. Ends
-/// it again when it is dropped before.
+/// Starts the program, hands over `sockets` and resolves when the new process serves. Dropped
+/// before, it ends that again.
 ///
 /// # Errors
 ///
@@ -132,7 +132,10 @@ pub(super) async fn hand_over(
     }
     // First the service manager: it hears the new process only once that is the main one.
     manager::main_process(pid);
-    channel.say(channel::GO, "", &[]).map_err(told)?;
+    if let Err(e) = channel.say(channel::GO, "", &[]) {
+        manager::main_process(std::process::id());
+        return Err(told(e));
+    }
     successor.trusted = true;
     tracing::info!(
         pid,
