@@ -71,8 +71,8 @@ impl Drop for Successor {
     }
 }
 
-/// Starts the program, hands over `sockets` and resolves when the new process serves. Ends
-/// it again when it is dropped before.
+/// Starts the program, hands over `sockets` and resolves when the new process serves. Dropped
+/// before, it ends that again.
 ///
 /// # Errors
 ///
@@ -132,7 +132,10 @@ pub(super) async fn hand_over(
     }
     // First the service manager: it hears the new process only once that is the main one.
     manager::main_process(pid);
-    channel.say(channel::GO, "", &[]).map_err(told)?;
+    if let Err(e) = channel.say(channel::GO, "", &[]) {
+        manager::main_process(std::process::id());
+        return Err(told(e));
+    }
     successor.trusted = true;
     tracing::info!(
         pid,
@@ -165,4 +168,25 @@ fn give(channel: &AsyncChannel, sockets: &Listening) -> io::Result<()> {
         channel.say(channel::SOCKETS, &names.join(" "), &sockets)?;
     }
     channel.say(channel::ALL, "", &[])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_that_led_to_the_program_is_the_path_that_is_started_again() {
+        let folder = std::env::temp_dir().join(format!("called-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (program, link, other) = (folder.join("v1"), folder.join("link"), folder.join("x"));
+        std::fs::write(&program, "").unwrap();
+        std::fs::write(&other, "").unwrap();
+        std::os::unix::fs::symlink(&program, &link).unwrap();
+        assert_eq!(called(&link, &program), Some(link));
+        assert_eq!(called(&program, &program), Some(program.clone()));
+        // A name that is not the program's own, as of `exec -a`.
+        assert_eq!(called(&other, &program), None);
+        assert_eq!(called(Path::new("no-such-program"), &program), None);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 }

@@ -39,7 +39,7 @@ impl Signals {
     /// Resolves when the end is asked for; an upgrade is refused meanwhile.
     pub(super) async fn end(&mut self) {
         while self.next().await == Asked::Upgrade {
-            tracing::warn!("SIGUSR2 while draining: no hand-over from here");
+            tracing::warn!("SIGUSR2 is ignored: this process does not serve, or not for long");
         }
     }
 }

@@ -97,14 +97,14 @@ async fn under_load_upgrades_lose_no_request_and_refuse_no_connection() {
     let took = begun.elapsed();
     let figures = load.stop().await;
     eprintln!("5 upgrades in {took:?}: {figures}");
-    figures.assert_nothing_lost();
+    figures.assert_nothing_lost("1012");
     assert_eq!(last.stop().await, Some(0));
 }
 
 #[tokio::test]
 async fn a_new_process_that_fails_leaves_the_old_one_as_it_was() {
     let backend = Backend::upgrades_and_echoes_messages();
-    let setup = Gateway::before(&backend).toml("drain.takeover = '400ms'");
+    let setup = Gateway::before(&backend).toml("drain.takeover = '3s'");
     let mut gateway = setup.copied().start().await;
     let program = gateway.program();
     let mut socket = websocket(&gateway, "/cobrowsing/socket", &[])
@@ -118,7 +118,7 @@ async fn a_new_process_that_fails_leaves_the_old_one_as_it_was() {
         (&good, "exit 3", &["ended before it was ready", "3"]),
         (&good, "kill -9 $$", &["ended before it was ready", "9"]),
         (&bad, &real, &["it failed: ", "nonsense"]),
-        (&good, "exec sleep 60", &["not ready in 400ms"]),
+        (&good, "exec sleep 60", &["not ready in 3s"]),
         (&good, "", &["No such file"]),
     ];
     for (n, (file, script, said)) in cases.into_iter().enumerate() {
@@ -160,7 +160,7 @@ async fn a_new_process_that_fails_leaves_the_old_one_as_it_was() {
 #[tokio::test]
 async fn a_new_process_without_a_backend_is_not_ready_and_says_so() {
     let backend = Backend::well();
-    let setup = Gateway::before(&backend).toml("drain.takeover = '600ms'");
+    let setup = Gateway::before(&backend).toml("drain.takeover = '3s'\nreload.watch = false");
     let gateway = setup.start().await;
     let file = gateway.folder.0.join("gateway.toml");
     let text = std::fs::read_to_string(&file).unwrap();

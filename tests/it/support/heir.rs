@@ -57,10 +57,14 @@ impl Heir {
         status.1.exit_status()
     }
 
-    /// Waits until it is gone, its parent having heard the exit code.
+    /// Waits until it is gone, whether its parent hears the exit code or the tests do.
     pub async fn gone(&mut self) {
         let pid = self.pid;
-        until("the heir is gone", || test_kill_process(pid).is_err()).await;
+        until("the heir is gone", || {
+            let ended = waitpid(Some(pid), WaitOptions::NOHANG);
+            matches!(ended, Ok(Some(_))) || test_kill_process(pid).is_err()
+        })
+        .await;
         self.ended = true;
     }
 

@@ -55,8 +55,9 @@ impl fmt::Display for Figures {
 }
 
 impl Figures {
-    /// Nothing was refused and nothing was lost.
-    pub fn assert_nothing_lost(&self) {
+    /// Nothing was refused and nothing was lost; sockets ended with this close code alone.
+    pub fn assert_nothing_lost(&self, close: &str) {
+        assert_eq!(self.closes.keys().collect::<Vec<_>>(), [close]);
         assert_eq!(self.refused, Vec::<String>::new());
         assert_eq!(self.failed, Vec::<String>::new());
         assert_eq!(self.sent, self.answered);
