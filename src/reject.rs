@@ -14,7 +14,7 @@ pub enum Reject {
     ApiNotEnabled,
     /// Key missing or wrong: the same answer for both.
     InvalidApiKey,
-    /// More than one `Authorization` line.
+    /// A key given twice: more than one `Authorization` line, or one and another accepted form.
     DuplicateAuthorization,
     /// The path could mean different things to us and to the backend; which way it could.
     AmbiguousPath(&'static str),
@@ -148,7 +148,9 @@ impl Reject {
             Self::InvalidApiKey => {
                 "Send the API key as the bare value of the Authorization header."
             }
-            Self::DuplicateAuthorization => "Send exactly one Authorization header.",
+            Self::DuplicateAuthorization => {
+                "Send the key exactly once, in one Authorization header."
+            }
             Self::AmbiguousPath(how) | Self::BadRequest(how) => how,
             Self::NotFound => "Nothing is here: the service lies below its base path.",
             Self::MisdirectedRequest => "This host name is not served here.",

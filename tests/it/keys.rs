@@ -824,3 +824,39 @@ async fn no_key_and_no_digest_of_one_is_in_any_log_metric_error_or_answer() {
     }
     assert!(find(&came, b"authorization: canary-own\r\n").is_some());
 }
+
+#[test]
+fn the_documentation_shows_what_the_gateway_reads() {
+    use cobrowse_gateway::config::{Config, Environment};
+    let text = |name: &str| {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        std::fs::read_to_string(path).unwrap()
+    };
+    let documented = text("docs/keys.md");
+    let mut found = 0;
+    for snippet in documented.split("```toml\n").skip(1) {
+        let snippet = snippet.split("```").next().unwrap();
+        let file = std::path::Path::new("gateway.toml");
+        Config::read(file, snippet, &Environment::default()).expect(snippet);
+        found += 1;
+    }
+    assert!(found > 0);
+    // Each key of `[api]`, those without a default as a comment.
+    let shipped = text("gateway.toml");
+    for key in [
+        "path",
+        "max_body",
+        "keys_file",
+        "accept",
+        "forward_authorization",
+        "upstream_key",
+        "upstream_key_file",
+    ] {
+        let lines: Vec<_> = [format!("\n{key} = "), format!("\n# {key} = ")].into();
+        assert!(lines.iter().any(|line| shipped.contains(line)), "{key}");
+        assert!(
+            documented.contains(key) || key == "path" || key == "max_body",
+            "{key}"
+        );
+    }
+}
