@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
+use super::real_parts::{Browser, reachable_gateway};
 use super::support::frames::{
     BINARY, CONTINUATION, From, PING, Reader, SOCKET, TEXT, close, close_when_told, closed,
     end_well, frame, heard_by, quiet_backend, tunnel,
@@ -477,4 +478,32 @@ async fn a_side_that_vanishes_when_told_does_not_keep_the_other_from_its_end() {
     hurry(&gateway).await;
     end_well(raw).await;
     assert_eq!(drained(gateway).await.0["tunnels_closed"], 1);
+}
+
+#[tokio::test]
+#[ignore = "needs chromium and chromedriver"]
+async fn a_page_in_a_browser_sees_a_clean_close_with_the_code() {
+    let (gateway, base) = reachable_gateway().await;
+    let browser = Browser::open().await;
+    browser.go(&base);
+    browser.until_shown("You are online").await;
+    let run = |script: &str| browser.tell("/execute/sync", &json!({"script": script, "args": []}));
+    run("const url = new URL('visitor/socket', document.baseURI);
+        url.protocol = 'wss';
+        const socket = new WebSocket(url, ['cobrowse.visitor']);
+        socket.onopen = () => { window.opened = true; };
+        socket.onclose = (event) => { window.ended = [event.code, event.wasClean, event.reason]; };");
+    until("the socket is open", || run("return window.opened") == true).await;
+    gateway.signal(Signal::TERM);
+    until("a close event", || {
+        !run("return window.ended ?? null").is_null()
+    })
+    .await;
+    assert_eq!(run("return window.ended"), json!([1001, true, ""]));
+    // That one, and the one of the page itself.
+    let (last, _) = drained(gateway).await;
+    assert_eq!(
+        (&last["tunnels_closed"], &last["cut"]),
+        (&2.into(), &0.into())
+    );
 }
