@@ -89,6 +89,8 @@ pub(super) fn serve(
             if !leaving && stop.as_mut().poll(cx).is_ready() {
                 leaving = true;
                 Pin::new(&mut connection).graceful_shutdown();
+                // Browsers open connections ahead: GOAWAY waits for a first word on them.
+                clock.hasten(Duration::from_secs(1));
             }
             let done = Pin::new(&mut connection).poll(cx);
             if flusher.flooded() {

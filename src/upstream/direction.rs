@@ -323,3 +323,102 @@ impl Unsent {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use tokio::time::Instant;
+
+    use super::super::pulse::Ping;
+    use super::*;
+
+    /// What comes out of `direction` for `pieces`, and whether `ask` was called between two frames.
+    fn passed(
+        direction: &mut Direction,
+        pieces: &[&[u8]],
+        pulse: &mut Option<Pulse>,
+        ask: usize,
+        mut say: impl FnMut(&mut Direction, &mut Option<Pulse>),
+    ) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (n, piece) in pieces.iter().enumerate() {
+            if n == ask {
+                say(direction, pulse);
+                out.extend_from_slice(direction.unsent.as_bytes());
+            }
+            let (passes, then) = direction.follow(piece, pulse.as_mut());
+            out.extend_from_slice(passes);
+            out.extend(then);
+        }
+        out
+    }
+
+    /// Frames of data of these sizes, each after the other, and where each ends.
+    fn stream(sizes: &[usize]) -> (Vec<u8>, Vec<usize>) {
+        let (mut bytes, mut ends) = (Vec::new(), vec![0]);
+        for (n, size) in sizes.iter().enumerate() {
+            bytes.push(if n % 2 == 0 { 0x82 } else { 0x02 });
+            match *size {
+                short @ ..126 => bytes.push(short as u8),
+                long => bytes.extend([126, (long >> 8) as u8, long as u8]),
+            }
+            // As if each byte of it began a Close frame.
+            bytes.resize(bytes.len() + size, 0x88);
+            ends.push(bytes.len());
+        }
+        (bytes, ends)
+    }
+
+    proptest! {
+        #[test]
+        fn our_word_stands_at_the_first_place_for_it_however_the_bytes_are_cut(
+            sizes in prop::collection::vec(prop_oneof![0..4_usize, 0..600_usize], 1..12),
+            cut in prop_oneof![1..8_usize, 1..2000_usize],
+            ask in 0..40_usize,
+            masked in any::<bool>(),
+        ) {
+            let (bytes, ends) = stream(&sizes);
+            let pieces: Vec<&[u8]> = bytes.chunks(cut).collect();
+            let asked_at = (ask * cut).min(bytes.len());
+            let place = ends.iter().copied().find(|end| *end >= asked_at).unwrap();
+            let asks = ask < pieces.len();
+
+            // A Close: nothing follows it.
+            let mut direction = Direction::new(&[], masked);
+            let out = passed(&mut direction, &pieces, &mut None, ask, |direction, _| {
+                direction.say_close(1001);
+            });
+            prop_assert_eq!(direction.said_close(), asks);
+            if asks {
+                let (before, close) = out.split_at(place);
+                prop_assert_eq!(before, &bytes[..place]);
+                let mut frames = Frames::default();
+                frames.pass(close);
+                prop_assert_eq!(frames.close(), Some(1001));
+                prop_assert_eq!(close.len(), if masked { 8 } else { 4 });
+                prop_assert_eq!(direction.moved, place as u64);
+            } else {
+                prop_assert_eq!(&out, &bytes);
+            }
+
+            // A Ping: all follows it.
+            let mut direction = Direction::new(&[], false);
+            let mut pulse = Some(Pulse::new(Ping::new(Duration::ZERO), Instant::now()));
+            let out = passed(&mut direction, &pieces, &mut pulse, ask, |direction, pulse| {
+                let pulse = pulse.as_mut().unwrap();
+                pulse.look_at_time(Instant::now());
+                direction.say_ping(pulse);
+            });
+            prop_assert_eq!(direction.moved, bytes.len() as u64);
+            if asks {
+                prop_assert_eq!(&out[..place], &bytes[..place]);
+                prop_assert_eq!(&out[place..place + 2], &[0x89, 8]);
+                prop_assert_eq!(&out[place + 10..], &bytes[place..]);
+            } else {
+                prop_assert_eq!(&out, &bytes);
+            }
+        }
+    }
+}

@@ -58,6 +58,11 @@ impl Frames {
     /// Follows `data` to the end of the frame it begins in; how many bytes that was. All of them,
     /// where the frame ends later or nothing is known.
     pub(super) fn pass_frame(&mut self, data: &[u8]) -> usize {
+        if self.at == At::Boundary
+            && let Some(length) = whole(data)
+        {
+            return length;
+        }
         let mut at = 0;
         while at < data.len() && self.at != At::Lost {
             if self.at == At::Payload {
@@ -167,6 +172,24 @@ impl Frames {
             self.code = self.code << 8 | u16::from(byte ^ mask);
         }
     }
+}
+
+/// The length of the frame of data that `data` begins with, header included, if it is all there and
+/// not a long one: most are like that, and need no state.
+fn whole(data: &[u8]) -> Option<usize> {
+    let [first, second, more @ ..] = data else {
+        return None;
+    };
+    if first & 0xf > 2 {
+        return None;
+    }
+    let mask = if second & MASKED != 0 { 4 } else { 0 };
+    let length = match second & !MASKED {
+        127 => return None,
+        126 => 4 + mask + usize::from(u16::from_be_bytes(*more.first_chunk()?)),
+        short => 2 + mask + usize::from(short),
+    };
+    (length <= data.len()).then_some(length)
 }
 
 /// A control frame as it is written, on the stack.

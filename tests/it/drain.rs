@@ -8,16 +8,17 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
+use super::real_parts::{Browser, reachable_gateway};
 use super::support::frames::{
     BINARY, CONTINUATION, From, PING, Reader, SOCKET, TEXT, close, close_when_told, closed,
     end_well, frame, heard_by, quiet_backend, tunnel,
 };
-use super::support::{Backend, Gateway, Raw, until, websocket, within};
+use super::support::{Backend, Gateway, Raw, tls, until, websocket, within};
 
 const HURRY: &str = "second signal: two seconds left";
 
@@ -383,7 +384,7 @@ async fn what_was_cut_is_in_the_metrics() {
 async fn who_speaks_no_frames_is_left_alone_until_the_end() {
     let backend = Backend::upgrades_and_echoes_bytes();
     let gateway = Gateway::before(&backend)
-        .toml("drain.budget = '1s'")
+        .toml("drain.budget = '3s'")
         .start()
         .await;
     let mut raw = tunnel(&gateway).await;
@@ -392,7 +393,7 @@ async fn who_speaks_no_frames_is_left_alone_until_the_end() {
     gateway.signal(Signal::TERM);
     until("draining", || !gateway.events("draining").is_empty()).await;
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_millis(900) {
+    while begun.elapsed() < Duration::from_millis(2500) {
         raw.say("x").await;
         assert_eq!(raw.take(1).await, b"x");
     }
@@ -477,4 +478,54 @@ async fn a_side_that_vanishes_when_told_does_not_keep_the_other_from_its_end() {
     hurry(&gateway).await;
     end_well(raw).await;
     assert_eq!(drained(gateway).await.0["tunnels_closed"], 1);
+}
+
+#[tokio::test]
+async fn connections_opened_ahead_that_said_nothing_do_not_hold_it_up() {
+    let (backend, _) = quiet_backend();
+    let gateway = Gateway::before(&backend)
+        .toml("drain.budget = '60s'\ntimeouts.header = '60s'")
+        .start()
+        .await;
+    let mut ahead = Vec::new();
+    for alpn in ["h2", "http/1.1"] {
+        let stream = tls(&gateway, &[alpn], rustls::DEFAULT_VERSIONS).await;
+        ahead.push(stream.unwrap());
+        let proto = if alpn == "h2" { "h2" } else { "h1" };
+        let open = format!("gateway_connections{{listener=\"public\",proto=\"{proto}\"}}");
+        gateway.until_metric(&open, 1.0).await;
+    }
+    gateway.signal(Signal::TERM);
+    let (last, _) = drained(gateway).await;
+    assert_eq!(last["cut"], 0, "{last}");
+    assert!(last["took_ms"].as_u64().unwrap() < 5000, "{last}");
+}
+
+#[tokio::test]
+#[ignore = "needs chromium and chromedriver"]
+async fn a_page_in_a_browser_sees_a_clean_close_with_the_code() {
+    let (gateway, base) = reachable_gateway().await;
+    let browser = Browser::open().await;
+    browser.go(&base);
+    browser.until_shown("You are online").await;
+    let run = |script: &str| browser.tell("/execute/sync", &json!({"script": script, "args": []}));
+    run("const url = new URL('visitor/socket', document.baseURI);
+        url.protocol = 'wss';
+        const socket = new WebSocket(url, ['cobrowse.visitor']);
+        socket.onopen = () => { window.opened = true; };
+        socket.onclose = (event) => { window.ended = [event.code, event.wasClean, event.reason]; };");
+    until("the socket is open", || run("return window.opened") == true).await;
+    gateway.signal(Signal::TERM);
+    until("a close event", || {
+        !run("return window.ended ?? null").is_null()
+    })
+    .await;
+    assert_eq!(run("return window.ended"), json!([1001, true, ""]));
+    // That one, and the one of the page itself.
+    let (last, _) = drained(gateway).await;
+    assert_eq!(
+        (&last["tunnels_closed"], &last["cut"]),
+        (&2.into(), &0.into()),
+        "{last}"
+    );
 }

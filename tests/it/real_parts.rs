@@ -47,7 +47,7 @@ async fn until_open(port: u16) {
 }
 
 /// A session of a headless browser, told what to do in the WebDriver protocol.
-struct Browser {
+pub(super) struct Browser {
     port: u16,
     session: String,
     _folder: Folder,
@@ -55,7 +55,7 @@ struct Browser {
 }
 
 impl Browser {
-    async fn open() -> Self {
+    pub(super) async fn open() -> Self {
         let (port, folder) = (free_port(), Folder::new());
         let driver = Command::new("chromedriver")
             .arg(format!("--port={port}"))
@@ -117,11 +117,11 @@ impl Browser {
         self.call("GET", &format!("{}{path}", self.session), &Value::Null)
     }
 
-    fn tell(&self, path: &str, body: &Value) -> Value {
+    pub(super) fn tell(&self, path: &str, body: &Value) -> Value {
         self.call("POST", &format!("{}{path}", self.session), body)
     }
 
-    fn go(&self, url: &str) {
+    pub(super) fn go(&self, url: &str) {
         self.tell("/url", &json!({ "url": url }));
     }
 
@@ -133,7 +133,7 @@ impl Browser {
             .to_owned()
     }
 
-    async fn until_shown(&self, text: &str) {
+    pub(super) async fn until_shown(&self, text: &str) {
         eventually(text, async || self.text().contains(text).then_some(())).await;
     }
 }
@@ -147,7 +147,7 @@ impl Drop for Browser {
 }
 
 /// The built-in backend behind a gateway whose base endpoint has the port it listens on.
-async fn reachable_gateway() -> (Gateway, String) {
+pub(super) async fn reachable_gateway() -> (Gateway, String) {
     let port = free_port();
     let base = format!("https://localhost:{port}/cobrowsing");
     let gateway = Gateway::with_visitors()
