@@ -93,8 +93,8 @@ impl Routes {
             Some(line) => Some(host_of(std::str::from_utf8(line).ok().unwrap_or_default())?),
         };
         let ours = |name: &str| {
-            let same = |ours: &Box<str>| name.eq_ignore_ascii_case(ours);
-            let position = self.hosts.iter().position(same);
+            let mut hosts = self.hosts.iter();
+            let position = hosts.position(|ours| name.eq_ignore_ascii_case(ours));
             position.ok_or(Reject::MisdirectedRequest)
         };
         match (uri.authority().map(Authority::as_str), line) {

@@ -130,7 +130,8 @@ async fn connections_that_the_framing_ends_are_counted() {
     let backend = Backend::well();
     let gateway = Gateway::before(&backend).start().await;
     let page = block(&get(PAGE, &[]));
-    let attacks: [&dyn Fn(&mut H2) -> Vec<u8>; 3] = [
+    type Attack<'a> = &'a dyn Fn(&mut H2) -> Vec<u8>;
+    let attacks: [Attack; 3] = [
         // Not a head of HTTP/2's.
         &|h2| {
             let one = block(&[(b":method", b"GET")]);
