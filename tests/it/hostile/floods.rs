@@ -131,7 +131,7 @@ async fn connections_that_the_framing_ends_are_counted() {
     let gateway = Gateway::before(&backend).start().await;
     let page = block(&get(PAGE, &[]));
     type Attack<'a> = &'a dyn Fn(&mut H2) -> Vec<u8>;
-    let attacks: [Attack<'_>; 3] = [
+    let attacks: [Attack; 3] = [
         // Not a head of HTTP/2's.
         &|h2| {
             let one = block(&[(b":method", b"GET")]);
