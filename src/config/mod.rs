@@ -354,6 +354,7 @@ pub struct Limits {
     pub connections_per_client: OrOff<Count>,
     /// Most requests of one client address at a time over HTTP/2, where a connection has many; those
     /// of trusted proxies are not counted.
+    #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
     pub requests_per_client: OrOff<Count>,
     /// Largest head of a request.
     #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
@@ -366,6 +367,7 @@ pub struct Limits {
     pub h2_streams: u32,
     /// Most control frames of one HTTP/2 connection in a second: PING, SETTINGS, PRIORITY, RST_STREAM,
     /// empty DATA, window updates of less than 1 KiB, and unknown ones.
+    #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
     pub h2_control_frames: u32,
 }
 
