@@ -135,7 +135,10 @@ async fn the_swap_of_a_kubernetes_secret_is_seen_and_open_connections_go_on() {
     let took = swapped.elapsed();
     assert!(took < Duration::from_secs(5), "{took:?}");
     eprintln!("from the swap to the new certificate being served: {took:?} (settle 50ms)");
-    assert_eq!(gateway.events("reloaded").len(), 1);
+    until("the line that tells of it", || {
+        gateway.events("reloaded").len() == 1
+    })
+    .await;
     assert!(failures(&gateway).is_empty());
     // And once more: the folder that is watched now is another one.
     generation("..3", &old);
