@@ -229,13 +229,13 @@ pub struct RateLimit {
 
 impl Default for RateLimit {
     fn default() -> Self {
-        let policy = |name: &str, matches, per, count, burst| Policy {
+        let policy = |name: &str, matches, per, (count, seconds), burst| Policy {
             name: name.into(),
             matches,
             per,
             rate: Rate {
                 count: std::num::NonZeroU32::new(count).unwrap_or(std::num::NonZeroU32::MIN),
-                per: Span::secs(60).0,
+                per: Span::secs(seconds).0,
             },
             burst: std::num::NonZeroU32::new(burst),
             except: Vec::new(),
@@ -243,9 +243,11 @@ impl Default for RateLimit {
         };
         Self {
             policy: vec![
-                policy("key", Match::Api, Per::Key, 1200, 200),
-                policy("client", Match::Api, Per::Client, 600, 100),
-                policy("failed_auth", Match::FailedAuth, Per::Client, 30, 10),
+                policy("key", Match::Api, Per::Key, (1200, 60), 200),
+                policy("client", Match::Api, Per::Client, (600, 60), 100),
+                policy("lookup", Match::LookupCode, Per::KeyAndClient, (30, 60), 10),
+                policy("failed_auth", Match::FailedAuth, Per::Client, (30, 60), 10),
+                policy("sockets", Match::Websocket, Per::Global, (500, 1), 2000),
             ],
         }
     }
@@ -286,18 +288,39 @@ pub enum Match {
     /// Requests to the API with a right key.
     #[default]
     Api,
-    /// Those without one. A client that has no token left is refused before its key is looked at.
+    /// Of those, `GET …/visitors/list/latest`.
+    VisitorsLatest,
+    /// `GET …/visitors/list/search`.
+    VisitorsSearch,
+    /// `GET …/visitors/{id}`.
+    Visitor,
+    /// `POST …/visitors/{id}/watch_url`.
+    WatchUrl,
+    /// Any other request of the API.
+    ApiOther,
+    /// Searches for a four-digit lookup code, of which there are few enough to try them all.
+    LookupCode,
+    /// Requests to the API without a right key. A client that has no token left is refused before
+    /// its key is looked at.
     FailedAuth,
+    /// New WebSockets, of any path.
+    Websocket,
+    /// New connections.
+    Connection,
 }
 
 /// Whose requests a policy counts together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Per {
     /// One bucket a key.
     Key,
     /// One bucket a client address (IPv6: a /64 network).
     Client,
+    /// One bucket for each key and client address.
+    KeyAndClient,
+    /// One bucket for all.
+    Global,
 }
 
 /// `[rewrite]`: what in answers is mapped back to the public URL.

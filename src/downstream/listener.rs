@@ -93,7 +93,7 @@ fn accept(stream: TcpStream, address: SocketAddr, worker: &Rc<Worker>, places: &
         metrics.proxy_protocol_failed(ProxyFailure::Untrusted);
         return;
     }
-    if !admit(&mut place, &peer, limits, metrics) {
+    if !admit(&mut place, &peer, &snapshot, metrics) {
         return;
     }
     let owner = Rc::clone(worker);
@@ -111,11 +111,16 @@ fn accept(stream: TcpStream, address: SocketAddr, worker: &Rc<Worker>, places: &
 }
 
 /// Whether this client may have one more connection. A trusted proxy may: it has many clients.
-fn admit(place: &mut Place, peer: &Peer, limits: &ConnectionLimits, metrics: &Metrics) -> bool {
-    let admitted = peer.trusted
-        || limits
-            .connections_per_client
-            .is_none_or(|most| place.count(peer.address, most));
+fn admit(place: &mut Place, peer: &Peer, snapshot: &Snapshot, metrics: &Metrics) -> bool {
+    if peer.trusted {
+        return true;
+    }
+    if snapshot.rate_limits.check_connection(peer.address).is_err() {
+        metrics.connections_refused_rate.inc();
+        return false;
+    }
+    let most = snapshot.connection_limits.connections_per_client;
+    let admitted = most.is_none_or(|most| place.count(peer.address, most));
     if !admitted {
         metrics.connections_refused_client.inc();
     }
@@ -137,7 +142,7 @@ async fn open(
         match told.unwrap_or(Err(ProxyFailure::Timeout)) {
             Ok(Some(client)) => {
                 peer = Peer::new(client, &snapshot.trusted_proxies);
-                if !admit(place, &peer, limits, metrics) {
+                if !admit(place, &peer, snapshot, metrics) {
                     return None;
                 }
             }

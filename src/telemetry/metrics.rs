@@ -108,6 +108,7 @@ pub struct Metrics {
     pub connections_h2: IntGauge,
     pub connections_refused: IntCounter,
     pub connections_refused_client: IntCounter,
+    pub connections_refused_rate: IntCounter,
     pub reset_floods: IntCounter,
     pub write_stalls: IntCounter,
     pub accept_errors: IntCounter,
@@ -184,7 +185,7 @@ impl Metrics {
         let refused = counters(
             &r,
             "gateway_connections_refused_total",
-            "Connections closed at once because limits.connections (total) or limits.connections_per_client (client) was reached.",
+            "Connections closed at once because limits.connections (total), limits.connections_per_client (client) or a policy on new connections (rate) was reached.",
             &["reason"],
         )?;
         let proxy_protocol_failures = counters(
@@ -264,6 +265,7 @@ impl Metrics {
             connections_h2: connections.with_label_values(&["public", "h2"]),
             connections_refused: refused.with_label_values(&["total"]),
             connections_refused_client: refused.with_label_values(&["client"]),
+            connections_refused_rate: refused.with_label_values(&["rate"]),
             reset_floods: counter(
                 &r,
                 "gateway_h2_reset_floods_total",

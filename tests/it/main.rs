@@ -26,6 +26,7 @@ mod house;
 mod key;
 mod limits;
 mod operators;
+mod policies;
 mod proxy_protocol;
 mod real_parts;
 mod reload;
