@@ -5,6 +5,7 @@
 
 mod buckets;
 mod fields;
+pub mod shared;
 
 use std::net::IpAddr;
 use std::sync::Arc;

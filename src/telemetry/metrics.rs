@@ -12,6 +12,7 @@ use prometheus::{
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use super::store::StoreMetrics;
 use crate::names::Route;
 use crate::reject::Reject;
 
@@ -99,6 +100,7 @@ pub struct Metrics {
     pub key_last_used: IntGaugeVec,
     pub api_enabled: IntGauge,
     ratelimit: IntCounterVec,
+    pub store: StoreMetrics,
     websocket_active: IntGaugeVec,
     websocket_closed: [IntCounter; ClosedBy::ALL.len()],
     pub websocket_received: IntCounter,
@@ -250,6 +252,7 @@ impl Metrics {
                 "Requests a policy judged, by result (admitted, limited).",
                 &["policy", "result", "enforced"],
             )?,
+            store: StoreMetrics::new(&r)?,
             websocket_active: gauges(&r, "gateway_websocket_active", "Open tunnels.", &["route"])?,
             websocket_closed: ClosedBy::ALL
                 .map(|by| websocket_closed.with_label_values(&[by.as_str(), "unknown"])),
@@ -439,7 +442,7 @@ fn register<C: Collector + Clone + 'static>(
     Ok(collector)
 }
 
-fn counters(
+pub(super) fn counters(
     r: &Registry,
     name: &str,
     help: &str,
@@ -461,11 +464,11 @@ fn counter(r: &Registry, name: &str, help: &str) -> prometheus::Result<IntCounte
     register(r, IntCounter::new(name, help)?)
 }
 
-fn gauge(r: &Registry, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+pub(super) fn gauge(r: &Registry, name: &str, help: &str) -> prometheus::Result<IntGauge> {
     register(r, IntGauge::new(name, help)?)
 }
 
-fn histogram(
+pub(super) fn histogram(
     r: &Registry,
     name: &str,
     help: &str,

@@ -3,7 +3,9 @@
 mod log;
 mod metrics;
 mod record;
+mod store;
 
 pub use log::{LogGuard, start_log};
 pub use metrics::{ClosedBy, Metrics, PolicyCounters, ProxyFailure};
 pub use record::{Record, Recorder};
+pub use store::StoreMetrics;
