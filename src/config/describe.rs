@@ -187,6 +187,10 @@ mod tests {
                     "tls.certificate",
                     "tls.key",
                     "tls.client_ca",
+                    "rate_limit.redis_url",
+                    "rate_limit.redis_password_file",
+                    "rate_limit.redis_ca",
+                    "rate_limit.redis_salt",
                     "visitor.seed",
                 ];
                 assert_eq!(

@@ -185,7 +185,7 @@ mod tests {
         assert!(
             entries
                 .iter()
-                .all(|e| e.origin == Origin::Default && !e.secret)
+                .all(|e| e.origin == Origin::Default && (!e.secret || e.value.is_none()))
         );
         assert_eq!(entries[0].value, None);
     }

@@ -55,9 +55,12 @@ impl Source {
         let tls = &config.tls;
         let named = [&tls.certificate, &tls.key, &tls.client_ca];
         let more = tls.additional.iter().flat_map(|m| [&m.certificate, &m.key]);
+        let limits = &config.rate_limit;
+        let store = [&limits.redis_password_file, &limits.redis_ca];
         self.file
             .iter()
             .chain(named.into_iter().flatten())
+            .chain(store.into_iter().flatten())
             .chain(more)
             .cloned()
             .chain(self.environment.rest_key_file())
@@ -121,6 +124,8 @@ fn relative_to(folder: &Path, table: &mut toml::Table) {
         ("tls", "certificate"),
         ("tls", "key"),
         ("tls", "client_ca"),
+        ("rate_limit", "redis_password_file"),
+        ("rate_limit", "redis_ca"),
         ("visitor", "seed"),
     ] {
         if let Some(toml::Value::Table(section)) = table.get_mut(section) {

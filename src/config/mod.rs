@@ -222,6 +222,34 @@ impl Default for Api {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RateLimit {
+    /// Where requests are counted.
+    #[schemars(extend("x-applies" = LIVE))]
+    pub store: LimitStore,
+    /// Where the store is, for `store = "redis"`: `redis://[user:password@]host[:6379][/database]`,
+    /// `rediss://` for TLS, `redis+cluster://host:port,host:port`, or
+    /// `redis+sentinel://host:port,host:port/master-name[/database]`.
+    #[schemars(extend("x-applies" = LIVE))]
+    pub redis_url: Option<Secret>,
+    /// File with the store's password, in place of one in the URL.
+    #[schemars(with = "Option<describe::File>", extend("x-applies" = LIVE))]
+    pub redis_password_file: Option<PathBuf>,
+    /// PEM file with the authorities of the store's certificate, for `rediss://`.
+    #[schemars(with = "Option<describe::File>", extend("x-applies" = LIVE))]
+    pub redis_ca: Option<PathBuf>,
+    /// Begins every key in the store: replicas with the same prefix count together.
+    #[schemars(extend("x-applies" = LIVE))]
+    pub redis_prefix: String,
+    /// Longest time a request waits for the store; after that its replica decides alone.
+    #[schemars(extend("x-applies" = LIVE))]
+    pub redis_timeout: Span,
+    /// What clients are hashed with in the store, the same for all replicas. Not set: the store's
+    /// password.
+    #[schemars(extend("x-applies" = LIVE))]
+    pub redis_salt: Option<Secret>,
+    /// How many replicas there are about: a replica that has to decide alone admits this part of each
+    /// limit.
+    #[schemars(extend("x-applies" = LIVE))]
+    pub replicas: std::num::NonZeroU32,
     /// `[[rate_limit.policy]]`
     #[schemars(extend("x-applies" = LIVE))]
     pub policy: Vec<Policy>,
@@ -242,6 +270,14 @@ impl Default for RateLimit {
             enforce: true,
         };
         Self {
+            store: LimitStore::Local,
+            redis_url: None,
+            redis_password_file: None,
+            redis_ca: None,
+            redis_prefix: "cobrowse-gateway".into(),
+            redis_timeout: Span(Duration::from_millis(5)),
+            redis_salt: None,
+            replicas: std::num::NonZeroU32::MIN,
             policy: vec![
                 policy("key", Match::Api, Per::Key, (1200, 60), 200),
                 policy("client", Match::Api, Per::Client, (600, 60), 100),
@@ -251,6 +287,17 @@ impl Default for RateLimit {
             ],
         }
     }
+}
+
+/// Where requests are counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LimitStore {
+    /// Each replica counts for itself.
+    #[default]
+    Local,
+    /// All count together, in a Redis or Valkey.
+    Redis,
 }
 
 /// One `[[rate_limit.policy]]`.

@@ -16,7 +16,7 @@ use super::limits::{Open, Place};
 use super::{connection, proxy};
 use crate::peer::Peer;
 use crate::pipeline::Worker;
-use crate::snapshot::{ConnectionLimits, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::telemetry::{Metrics, ProxyFailure};
 
 /// Binds `address`, which other workers may bind too. Accepted sockets inherit its options.
@@ -100,7 +100,7 @@ fn accept(stream: TcpStream, address: SocketAddr, worker: &Rc<Worker>, places: &
     worker.drain.spawn(async move {
         let limits = Arc::clone(&snapshot.connection_limits);
         let opened = tokio::select! {
-            opened = open(stream, peer, &mut place, &snapshot, &limits, &owner.recorder.metrics) => opened,
+            opened = open(stream, peer, &mut place, &snapshot, &owner) => opened,
             () = owner.drain.cutting() => return,
         };
         // In a task of its own: the state of the handshake is freed with this one.
@@ -134,9 +134,9 @@ async fn open(
     mut peer: Peer,
     place: &mut Place,
     snapshot: &Snapshot,
-    limits: &ConnectionLimits,
-    metrics: &Metrics,
+    worker: &Worker,
 ) -> Option<(TlsStream<TcpStream>, Peer)> {
+    let (limits, metrics) = (&snapshot.connection_limits, &worker.recorder.metrics);
     if let Some(longest) = limits.proxy_header {
         let told = tokio::time::timeout(longest, proxy::header(&mut stream)).await;
         match told.unwrap_or(Err(ProxyFailure::Timeout)) {
@@ -152,6 +152,16 @@ async fn open(
                 return None;
             }
         }
+    }
+    let limited = !peer.trusted
+        && snapshot
+            .rate_limits
+            .judge_connection(peer.address, &worker.store)
+            .await
+            .is_err();
+    if limited {
+        metrics.connections_refused_rate.inc();
+        return None;
     }
     let acceptor = TlsAcceptor::from(Arc::clone(&snapshot.tls.config));
     let shaken = tokio::time::timeout(limits.handshake, acceptor.accept(stream)).await;

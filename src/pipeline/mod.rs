@@ -166,12 +166,15 @@ async fn answer(
         let policies = &snapshot.rate_limits;
         let heard = policies.may_authenticate(client);
         heard.map_err(|limited| limits.refuse(limited))?;
-        let position = authorize(&snapshot, &session.worker.recorder, &head.headers, record)
-            .inspect_err(|reject| {
-                if *reject != Reject::ApiNotEnabled {
-                    snapshot.rate_limits.failed_to_authenticate(client);
-                }
-            })?;
+        let store = &session.worker.store;
+        let authorized = authorize(&snapshot, &session.worker.recorder, &head.headers, record);
+        if let Err(reject) = authorized
+            && reject != Reject::ApiNotEnabled
+        {
+            let failed = policies.failed(client, store).await;
+            failed.map_err(|limited| limits.refuse(limited))?;
+        }
+        let position = authorized?;
         let subject = Subject {
             route: routed.route,
             lookup: routed.route == Route::VisitorsSearch
@@ -179,7 +182,7 @@ async fn answer(
             key: position,
             client,
         };
-        let admitted = policies.check(subject);
+        let admitted = policies.judge(subject, store).await;
         limits.fields = admitted.map_err(|limited| limits.refuse(limited))?;
         key = Some(position);
     }
@@ -200,7 +203,9 @@ async fn answer(
                 "Nothing may follow a WebSocket handshake before its answer.",
             ));
         }
-        let admitted = snapshot.rate_limits.check_websocket(key, client);
+        let store = &session.worker.store;
+        let policies = &snapshot.rate_limits;
+        let admitted = policies.judge_websocket(key, client, store).await;
         admitted.map_err(|limited| limits.refuse(limited))?;
     }
     let framing = framing(&head.headers, &body);

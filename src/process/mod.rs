@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use self::signals::Signals;
 use crate::admin::{self, Admin};
-use crate::config::{self, Config, Source};
+use crate::config::{self, Config, LimitStore, Source};
 use crate::drain::{Drain, Leaving};
 use crate::snapshot::{Current, Loaded, Reloader, Snapshot};
 use crate::telemetry::{self, Metrics};
@@ -107,6 +107,11 @@ pub fn run(source: Source, ready: impl FnOnce(Bound, &Config, &Snapshot)) -> Res
     if current.load().keys.is_empty() {
         tracing::warn!("no API key is configured (REST_KEY): the REST API is closed");
     }
+    if config.rate_limit.store == LimitStore::Local && config.rate_limit.replicas.get() > 1 {
+        tracing::warn!(
+            "rate_limit.replicas is more than 1 and rate_limit.store is \"local\": each replica admits the whole limit"
+        );
+    }
     ready(
         Bound {
             public: address,
@@ -142,6 +147,9 @@ pub fn run(source: Source, ready: impl FnOnce(Bound, &Config, &Snapshot)) -> Res
             Rc::clone(&admin),
         )));
         drop(tokio::task::spawn_local(tidy(Arc::clone(&current))));
+        drop(tokio::task::spawn_local(tell_of_store(Arc::clone(
+            &current,
+        ))));
         drop(tokio::task::spawn_local(reloader.run(hangup)));
         signals.next().await;
         let drain = current.load().drain.clone();
@@ -199,6 +207,18 @@ async fn tidy(current: Current) {
     loop {
         tick.tick().await;
         current.load().rate_limits.forget_quiet_clients();
+    }
+}
+
+/// Says when the store of limits that replicas share begins and ceases to answer.
+async fn tell_of_store(current: Current) {
+    const OFTEN: Duration = Duration::from_secs(1);
+    let mut tick = tokio::time::interval_at(Instant::now() + OFTEN, OFTEN);
+    loop {
+        tick.tick().await;
+        if let Some(shared) = current.load().rate_limits.shared() {
+            shared.reach.tell();
+        }
     }
 }
 

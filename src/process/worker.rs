@@ -37,7 +37,9 @@ pub(super) fn work(
             let mut tick = tokio::time::interval(Duration::from_secs(1));
             loop {
                 tick.tick().await;
-                owner.upstream.close_idle(&owner.snapshot().upstream);
+                let snapshot = owner.snapshot();
+                owner.upstream.close_idle(&snapshot.upstream);
+                owner.store.follow(snapshot.rate_limits.shared());
             }
         }));
         match tokio::net::TcpListener::from_std(listener) {

@@ -31,6 +31,20 @@ pub(super) struct Whose {
     pub(super) client: IpAddr,
 }
 
+impl Whose {
+    /// The same in bytes, for the store that replicas share.
+    pub(super) fn bytes(self) -> [u8; 24] {
+        let client = match self.client {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
+        let mut bytes = [0; 24];
+        bytes[..8].copy_from_slice(&self.key.to_be_bytes());
+        bytes[8..].copy_from_slice(&client.octets());
+        bytes
+    }
+}
+
 /// The buckets of one policy.
 pub(super) struct Buckets {
     limiter: RateLimiter<Ask, Store, DefaultClock, StateInformationMiddleware>,

@@ -1,13 +1,16 @@
 //! How often: policies compiled from the configuration, counted by governor.
 //!
 //! Several policies may hold for one request. All of them have to admit it, and one that refuses takes
-//! no token of the others: what was taken before is given back.
+//! no token of the others: what was taken before is given back. With a store that replicas share, it
+//! counts, and the buckets here hold this replica's share for when it does not answer.
 
 mod buckets;
 mod fields;
 pub mod shared;
+mod together;
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +25,7 @@ use crate::reject::Reject;
 use crate::telemetry::PolicyCounters;
 use buckets::{Buckets, Until, Whose};
 pub use fields::Fields;
+use shared::Shared;
 
 /// A refusal by a policy.
 #[derive(Clone, Debug)]
@@ -69,6 +73,9 @@ pub struct RateLimits {
     websocket: Box<[usize]>,
     connection: Box<[usize]>,
     clock: DefaultClock,
+    /// Where all replicas count, and how many they are about.
+    shared: Option<Arc<Shared>>,
+    replicas: NonZeroU32,
 }
 
 struct Compiled {
@@ -78,6 +85,8 @@ struct Compiled {
     /// Its part of `RateLimit-Policy`.
     item: Box<str>,
     buckets: Arc<Buckets>,
+    /// As the store counts it, if there is one.
+    together: shared::Policy,
     counters: PolicyCounters,
 }
 
@@ -86,20 +95,27 @@ pub const MOST: usize = 32;
 
 impl RateLimits {
     /// Compiles at most [`MOST`] `policies` for the keys of these names; `counters` gives a policy
-    /// its series. What `previous` has counted goes on where a policy counts the same as before.
+    /// its series. `shared`: where all replicas count, and about how many they are. What `previous`
+    /// has counted goes on where a policy counts the same as before.
     pub fn new(
         policies: &[Policy],
         keys: &[Arc<str>],
         counters: impl Fn(&Policy) -> PolicyCounters,
+        shared: Option<(Arc<Shared>, NonZeroU32)>,
         previous: Option<&Self>,
     ) -> Self {
+        let (shared, replicas) = shared.unzip();
+        let replicas = replicas.unwrap_or(NonZeroU32::MIN);
+        let previous_share = previous.filter(|p| p.replicas == replicas);
         let policies: Box<[Compiled]> = policies
             .iter()
             .take(MOST)
             .map(|policy| {
-                let mut known = previous.into_iter().flat_map(|p| &p.policies);
+                let mut known = previous_share.into_iter().flat_map(|p| &p.policies);
                 let same = known.find(|old| old.counts_like(policy));
-                let quota = quota(policy);
+                let whole = quota(policy, NonZeroU32::MIN);
+                let quota = quota(policy, replicas);
+                let name: Arc<str> = policy.name.as_str().into();
                 let buckets = match (same, policy.per) {
                     (Some(same), _) => Arc::clone(&same.buckets),
                     (None, Per::Global) => Arc::new(Buckets::one(quota)),
@@ -109,9 +125,14 @@ impl RateLimits {
                 };
                 Compiled {
                     written: policy.clone(),
-                    name: policy.name.as_str().into(),
-                    item: fields::item(&policy.name, quota),
+                    item: fields::item(&policy.name, whole),
                     buckets,
+                    together: shared::Policy::new(
+                        Arc::clone(&name),
+                        whole.replenish_interval(),
+                        whole.burst_size().get(),
+                    ),
+                    name,
                     counters: counters(policy),
                 }
             })
@@ -130,32 +151,59 @@ impl RateLimits {
             connection: those(&|matches| matches == Match::Connection),
             policies,
             clock: DefaultClock::default(),
+            shared,
+            replicas,
         }
+    }
+
+    /// Where all replicas count.
+    pub fn shared(&self) -> Option<&Arc<Shared>> {
+        self.shared.as_ref()
     }
 
     /// Judges one request of the API: every policy that holds for it has to admit it. `None`: none
     /// that is enforced does.
     pub fn check(&self, subject: Subject) -> Result<Option<Fields>, Limited> {
-        let route = &self.routes[subject.route.index()];
-        let lookup: &[usize] = if subject.lookup { &self.lookup } else { &[] };
-        let key = self.keys.get(subject.key).copied();
+        let (route, lookup) = self.counting(subject);
+        let key = self.key(subject.key);
         self.take(route.iter().chain(lookup), key, subject.client)
+    }
+
+    /// Positions of the policies that count a request for its route, and for what it searches.
+    fn counting(&self, subject: Subject) -> (&[usize], &[usize]) {
+        let lookup: &[usize] = if subject.lookup { &self.lookup } else { &[] };
+        (&self.routes[subject.route.index()], lookup)
+    }
+
+    fn key(&self, position: usize) -> Option<u64> {
+        self.keys.get(position).copied()
     }
 
     /// Judges a new WebSocket. `key`: the position of its key, where it needs one.
     pub fn check_websocket(&self, key: Option<usize>, client: IpAddr) -> Result<(), Limited> {
-        let key = key.and_then(|key| self.keys.get(key)).copied();
+        let key = key.and_then(|key| self.key(key));
         self.take(self.websocket.iter(), key, client).map(drop)
     }
 
-    /// Judges a new connection.
+    /// Judges a new connection; where all replicas count, [`RateLimits::judge_connection`] does.
     pub fn check_connection(&self, client: IpAddr) -> Result<(), Limited> {
+        if self.shared.is_some() {
+            return Ok(());
+        }
         self.take(self.connection.iter(), None, client).map(drop)
     }
 
     /// Whether `client` may show a key. Who has failed too often may not, also with the right one:
-    /// the answer would tell a guess that was right from one that was wrong.
+    /// the answer would tell a guess that was right from one that was wrong. Where all replicas count
+    /// [`RateLimits::judge`] and [`RateLimits::failed`] ask for it.
     pub fn may_authenticate(&self, client: IpAddr) -> Result<(), Limited> {
+        if self.shared.is_some() {
+            return Ok(());
+        }
+        self.look_for_failures(client)
+    }
+
+    fn look_for_failures(&self, client: IpAddr) -> Result<(), Limited> {
         for policy in self.failed_auth.iter().map(|at| &self.policies[*at]) {
             if policy.holds_for(client)
                 && let Err(until) = policy.buckets.look(policy.whose(None, client))
@@ -301,14 +349,16 @@ impl Compiled {
     }
 }
 
-/// The quota of a policy.
-fn quota(policy: &Policy) -> Quota {
+/// The quota of a policy, or one replica's share of it.
+fn quota(policy: &Policy, replicas: NonZeroU32) -> Quota {
     let one = policy.rate.per / policy.rate.count.get();
-    let quota = Quota::with_period(one.max(Duration::from_nanos(1)));
+    let burst = policy.burst.unwrap_or(policy.rate.count);
+    let one = one.max(Duration::from_nanos(1)) * replicas.get();
+    let quota = Quota::with_period(one);
     // `None` only for a period of 0, which the line above rules out.
     quota
         .unwrap_or_else(|| Quota::per_second(policy.rate.count))
-        .allow_burst(policy.burst.unwrap_or(policy.rate.count))
+        .allow_burst(burst.div_ceil(replicas))
 }
 
 #[cfg(test)]
@@ -338,7 +388,7 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         let names = ["a", "b"].map(Arc::from);
         let counters = |p: &Policy| metrics.policy(&p.name, p.enforce);
-        RateLimits::new(policies, &names, counters, None)
+        RateLimits::new(policies, &names, counters, None, None)
     }
 
     fn by(key: usize, client: &str) -> Subject {

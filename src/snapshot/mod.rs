@@ -4,6 +4,7 @@
 mod endpoint;
 mod limits;
 mod reload;
+mod store;
 mod watch;
 
 use std::num::NonZeroUsize;
@@ -270,7 +271,12 @@ fn policies(
     }
     let names: Vec<_> = keys.names().cloned().collect();
     let counters = |policy: &Policy| metrics.policy(&policy.name, policy.enforce);
-    Ok(RateLimits::new(policies, &names, counters, previous))
+    let known = previous.and_then(RateLimits::shared);
+    let shared = store::shared(&config.rate_limit, metrics, known)?;
+    let shared = shared.map(|shared| (shared, config.rate_limit.replicas));
+    Ok(RateLimits::new(
+        policies, &names, counters, shared, previous,
+    ))
 }
 
 fn tls(config: &Config, host: &str, previous: Option<&Served>) -> Result<Served, ConfigError> {
