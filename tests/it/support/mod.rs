@@ -9,6 +9,7 @@ mod client;
 mod gateway;
 pub mod h2_raw;
 pub mod load;
+pub mod redis;
 
 use std::time::{Duration, Instant};
 
