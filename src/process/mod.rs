@@ -107,10 +107,18 @@ pub fn run(source: Source, ready: impl FnOnce(Bound, &Config, &Snapshot)) -> Res
     if current.load().keys.is_empty() {
         tracing::warn!("no API key is configured (REST_KEY): the REST API is closed");
     }
-    if config.rate_limit.store == LimitStore::Local && config.rate_limit.replicas.get() > 1 {
-        tracing::warn!(
-            "rate_limit.replicas is more than 1 and rate_limit.store is \"local\": each replica admits the whole limit"
-        );
+    match (config.rate_limit.store, config.rate_limit.replicas.get()) {
+        (LimitStore::Local, 2..) => {
+            tracing::warn!(
+                "rate_limit.replicas is more than 1 and rate_limit.store is \"local\": each replica admits the whole limit"
+            );
+        }
+        (LimitStore::Redis, 1) => {
+            tracing::warn!(
+                "rate_limit.replicas is 1: while the shared store does not answer this replica admits the whole limit"
+            );
+        }
+        _ => {}
     }
     ready(
         Bound {

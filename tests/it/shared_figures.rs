@@ -63,7 +63,9 @@ async fn figures_of_limits_that_are_counted_together() {
         }
         if round == 0 {
             // Warm.
-            [&mut round_trip, &mut alone, &mut asking].map(|waits| waits.0.clear());
+            for waits in [&mut round_trip, &mut alone, &mut asking] {
+                waits.0.clear();
+            }
         }
     }
     let (bare, alone, asking) = (round_trip.both(), alone.both(), asking.both());
