@@ -192,14 +192,18 @@ impl Reject {
         }
     }
 
-    /// The answer, in the given form.
-    pub fn answer(self, form: Form, request_id: &str) -> Response<Bytes> {
+    /// The answer, in the given form. `policy`: the name of the policy whose limit is reached.
+    pub fn answer(self, form: Form, request_id: &str, policy: Option<&str>) -> Response<Bytes> {
         let (code, message) = (self.code(), self.message());
+        let (named, policy) = match policy {
+            Some(policy) => (r#"","policy":""#, policy),
+            None => ("", ""),
+        };
         let (kind, body) = match form {
-            // Codes, messages and ids are ours and hold nothing that JSON or HTML would escape.
+            // Codes, names, messages and ids are ours and hold nothing that JSON or HTML would escape.
             Form::Json => (
                 "application/json",
-                [r#"{"status":"error","error":""#, code, r#"","message":""#, message, r#"","request_id":""#, request_id, r#""}"#].concat(),
+                [r#"{"status":"error","error":""#, code, named, policy, r#"","message":""#, message, r#"","request_id":""#, request_id, r#""}"#].concat(),
             ),
             Form::Html => (
                 "text/html; charset=utf-8",
@@ -270,13 +274,24 @@ mod tests {
         assert_eq!(codes.len(), EACH.len());
         for (i, reject) in EACH.into_iter().enumerate() {
             assert_eq!(reject.index(), i);
-            let answer = reject.answer(Form::Json, "4f1d");
+            let answer = reject.answer(Form::Json, "4f1d", None);
             let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
             assert_eq!(body["status"], "error");
             assert_eq!(body["error"], reject.code());
             assert_eq!(body["request_id"], "4f1d");
             assert_eq!(answer.status(), reject.status());
         }
+    }
+
+    #[test]
+    fn a_limit_that_is_reached_is_named() {
+        let reject = Reject::RateLimited { retry_after: 7 };
+        let answer = reject.answer(Form::Json, "4f1d", Some("key"));
+        let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
+        assert_eq!(
+            (&body["policy"], &body["error"]),
+            (&"key".into(), &"rate_limited".into())
+        );
     }
 
     #[test]
@@ -287,13 +302,13 @@ mod tests {
             (Reject::Draining, "1"),
         ] {
             assert_eq!(
-                reject.answer(Form::Text, "x").headers()[RETRY_AFTER],
+                reject.answer(Form::Text, "x", None).headers()[RETRY_AFTER],
                 seconds
             );
         }
         assert!(
             !Reject::InvalidApiKey
-                .answer(Form::Text, "x")
+                .answer(Form::Text, "x", None)
                 .headers()
                 .contains_key(RETRY_AFTER)
         );

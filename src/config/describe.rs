@@ -188,6 +188,10 @@ mod tests {
                     "tls.key",
                     "tls.client_ca",
                     "api.upstream_key",
+                    "rate_limit.redis_url",
+                    "rate_limit.redis_password_file",
+                    "rate_limit.redis_ca",
+                    "rate_limit.redis_salt",
                     "visitor.seed",
                 ];
                 assert_eq!(

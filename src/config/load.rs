@@ -69,9 +69,12 @@ impl Source {
         let tls = &config.tls;
         let named = [&tls.certificate, &tls.key, &tls.client_ca];
         let more = tls.additional.iter().flat_map(|m| [&m.certificate, &m.key]);
+        let limits = &config.rate_limit;
+        let store = [&limits.redis_password_file, &limits.redis_ca];
         self.file
             .iter()
             .chain(named.into_iter().flatten())
+            .chain(store.into_iter().flatten())
             .chain(more)
             .chain(config.api.files())
             .cloned()
@@ -123,6 +126,8 @@ fn relative_to(folder: &Path, table: &mut toml::Table) {
         ("tls", "client_ca"),
         ("api", "keys_file"),
         ("api", "upstream_key_file"),
+        ("rate_limit", "redis_password_file"),
+        ("rate_limit", "redis_ca"),
         ("visitor", "seed"),
     ] {
         if let Some(toml::Value::Table(section)) = table.get_mut(section) {

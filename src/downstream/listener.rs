@@ -17,7 +17,7 @@ use super::limits::{Open, Place};
 use super::{connection, proxy};
 use crate::peer::Peer;
 use crate::pipeline::Worker;
-use crate::snapshot::{ConnectionLimits, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::telemetry::{Metrics, ProxyFailure};
 
 /// Binds `address`, which other workers may bind too.
@@ -100,14 +100,14 @@ fn accept(stream: TcpStream, address: SocketAddr, worker: &Rc<Worker>, places: &
         metrics.proxy_protocol_failed(ProxyFailure::Untrusted);
         return;
     }
-    if !admit(&mut place, &peer, limits, metrics) {
+    if !admit(&mut place, &peer, &snapshot, metrics) {
         return;
     }
     let owner = Rc::clone(worker);
     worker.drain.spawn(async move {
         let limits = Arc::clone(&snapshot.connection_limits);
         let opened = tokio::select! {
-            opened = open(stream, peer, &mut place, &snapshot, &limits, &owner.recorder.metrics) => opened,
+            opened = open(stream, peer, &mut place, &snapshot, &owner) => opened,
             () = owner.drain.cutting() => return,
         };
         // In a task of its own: the state of the handshake is freed with this one.
@@ -118,7 +118,12 @@ fn accept(stream: TcpStream, address: SocketAddr, worker: &Rc<Worker>, places: &
 }
 
 /// Whether this client may have one more connection. A trusted proxy may: it has many clients.
-fn admit(place: &mut Place, peer: &Peer, limits: &ConnectionLimits, metrics: &Metrics) -> bool {
+fn admit(place: &mut Place, peer: &Peer, snapshot: &Snapshot, metrics: &Metrics) -> bool {
+    if !peer.trusted && snapshot.rate_limits.check_connection(peer.address).is_err() {
+        metrics.connections_refused_rate.inc();
+        return false;
+    }
+    let limits = &snapshot.connection_limits;
     let most = match (limits.connections_per_client, limits.requests_per_client) {
         (Some(most), _) => most,
         // Its requests are counted by its place.
@@ -139,15 +144,15 @@ async fn open(
     mut peer: Peer,
     place: &mut Place,
     snapshot: &Snapshot,
-    limits: &ConnectionLimits,
-    metrics: &Metrics,
+    worker: &Worker,
 ) -> Option<(TlsStream<TcpStream>, Peer)> {
+    let (limits, metrics) = (&snapshot.connection_limits, &worker.recorder.metrics);
     if let Some(longest) = limits.proxy_header {
         let told = tokio::time::timeout(longest, proxy::header(&mut stream)).await;
         match told.unwrap_or(Err(ProxyFailure::Timeout)) {
             Ok(Some(client)) => {
                 peer = Peer::new(client, &snapshot.trusted_proxies);
-                if !admit(place, &peer, limits, metrics) {
+                if !admit(place, &peer, snapshot, metrics) {
                     return None;
                 }
             }
@@ -157,6 +162,16 @@ async fn open(
                 return None;
             }
         }
+    }
+    let limited = !peer.trusted
+        && snapshot
+            .rate_limits
+            .judge_connection(peer.address, &worker.store)
+            .await
+            .is_err();
+    if limited {
+        metrics.connections_refused_rate.inc();
+        return None;
     }
     let acceptor = TlsAcceptor::from(Arc::clone(&snapshot.tls.config));
     let shaken = tokio::time::timeout(limits.handshake, acceptor.accept(stream)).await;

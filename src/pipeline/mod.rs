@@ -18,10 +18,12 @@ use http_body::Body as _;
 use crate::body::{Body, Inbound};
 use crate::names::Route;
 use crate::peer;
+use crate::rate_limit::{Fields, Limited, Subject};
 use crate::reject::{Form, Reject};
 use crate::snapshot::Snapshot;
 use crate::stages::auth::Admitted;
 use crate::stages::headers::{self, Authorization, Framing, Outgoing};
+use crate::stages::lookup;
 use crate::stages::route::Place;
 use crate::stages::websocket;
 use crate::telemetry::{Record, Recorder};
@@ -50,8 +52,9 @@ pub async fn handle(
     let id = record.request_id.clone();
     let preference = Preference::of(request.headers());
     let asked_head = request.method() == Method::HEAD;
+    let mut limits = Limits::default();
     let answered = match flaw {
-        None => answer(session, request, &mut record).await,
+        None => answer(session, request, &mut record, &mut limits).await,
         Some(flaw) => {
             let routed = session.worker.snapshot().routes.route(request.uri().path());
             record.route = routed;
@@ -63,6 +66,7 @@ pub async fn handle(
         Answered::Full(reject.answer(
             preference.form(record.route),
             id.to_str().unwrap_or_default(),
+            limits.refused_by.as_deref(),
         ))
     });
     let mut response = match answered {
@@ -91,8 +95,36 @@ pub async fn handle(
         }
     };
     response.headers_mut().insert(X_REQUEST_ID, id);
+    if let Some(fields) = limits.fields
+        && !response.status().is_redirection()
+    {
+        // Beside those of the backend, if it has limits of its own: the fields are lists.
+        let headers = response.headers_mut();
+        headers.append(RATELIMIT_POLICY, fields.policy);
+        headers.append(RATELIMIT, fields.state);
+    }
     response
 }
+
+/// What the limits said of a request.
+#[derive(Default)]
+struct Limits {
+    fields: Option<Fields>,
+    refused_by: Option<Arc<str>>,
+}
+
+impl Limits {
+    /// The refusal that `limited` is.
+    fn refuse(&mut self, limited: Limited) -> Reject {
+        let reject = limited.reject();
+        self.fields = limited.fields;
+        self.refused_by = Some(limited.policy);
+        reject
+    }
+}
+
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
 enum Answered {
     /// The backend's answer as it comes.
@@ -110,6 +142,7 @@ async fn answer(
     session: &Session,
     request: Request<Inbound>,
     record: &mut Record,
+    limits: &mut Limits,
 ) -> Result<Answered, Reject> {
     let snapshot = session.worker.snapshot();
     let (head, body) = request.into_parts();
@@ -129,17 +162,33 @@ async fn answer(
 
     // The key and the limits, for the API alone. Who fails too often is not even heard.
     let client = client(&snapshot, session, &head.headers, record);
+    let mut key = None;
     let mut authorization = Authorization::Own;
     if routed.route.is_api() {
-        snapshot.rate_limits.may_authenticate(client)?;
-        let admitted = authorize(&snapshot, &session.worker.recorder, &head.headers, record)
-            .inspect_err(|reject| {
-                if *reject != Reject::ApiNotEnabled {
-                    snapshot.rate_limits.failed_to_authenticate(client);
-                }
-            })?;
-        snapshot.rate_limits.check(admitted.key, client)?;
+        let policies = &snapshot.rate_limits;
+        let heard = policies.may_authenticate(client);
+        heard.map_err(|limited| limits.refuse(limited))?;
+        let store = &session.worker.store;
+        let authorized = authorize(&snapshot, &session.worker.recorder, &head.headers, record);
+        if let Err(reject) = &authorized
+            && *reject != Reject::ApiNotEnabled
+        {
+            let failed = policies.failed(client, store).await;
+            failed.map_err(|limited| limits.refuse(limited))?;
+        }
+        let admitted = authorized?;
         authorization = Authorization::Judged(admitted.forwarded);
+        let position = admitted.key;
+        let subject = Subject {
+            route: routed.route,
+            lookup: routed.route == Route::VisitorsSearch
+                && lookup::searches_code(head.uri.query()),
+            key: position,
+            client,
+        };
+        let admitted = policies.judge(subject, store).await;
+        limits.fields = admitted.map_err(|limited| limits.refuse(limited))?;
+        key = Some(position);
     }
     let rest = match routed.place {
         Place::Below(rest) => rest,
@@ -152,10 +201,16 @@ async fn answer(
 
     // Out to the backend.
     let upgrade = websocket::handshake(&head.method, head.version, &head.headers)?;
-    if upgrade.is_some() && session.ahead.get() {
-        return Err(Reject::BadRequest(
-            "Nothing may follow a WebSocket handshake before its answer.",
-        ));
+    if upgrade.is_some() {
+        if session.ahead.get() {
+            return Err(Reject::BadRequest(
+                "Nothing may follow a WebSocket handshake before its answer.",
+            ));
+        }
+        let store = &session.worker.store;
+        let policies = &snapshot.rate_limits;
+        let admitted = policies.judge_websocket(key, client, store).await;
+        admitted.map_err(|limited| limits.refuse(limited))?;
     }
     let framing = framing(&head.headers, &body);
     let limit = routed.route.is_api().then_some(snapshot.api_max_body);

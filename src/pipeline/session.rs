@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::body::{Body, End};
 use crate::drain::Drain;
 use crate::peer::Peer;
+use crate::rate_limit::shared::Client;
 use crate::snapshot::{Current, Snapshot};
 use crate::telemetry::{Record, Recorder, TimedOut};
 use crate::upstream::{Connection, Download, Upstream};
@@ -26,6 +27,8 @@ pub struct Worker {
     seen: RefCell<Seen>,
     /// Its connections to the backend.
     pub upstream: Upstream,
+    /// Its way to the store of limits that replicas share.
+    pub store: Client,
     /// Its way to the metrics.
     pub recorder: Rc<Recorder>,
     /// The process' tasks.
@@ -42,6 +45,7 @@ impl Worker {
             seen: RefCell::new(Rc::new(current.load_full())),
             upstream: Upstream::new(Arc::clone(&recorder.metrics)),
             current,
+            store: Client::default(),
             recorder,
             drain,
             id_prefix: fastrand::u64(..),

@@ -28,7 +28,7 @@ use self::signals::{Asked, Signals};
 use self::sockets::Listening;
 use crate::admin::{self, Admin};
 use crate::config::units::Span;
-use crate::config::{self, Config, Source};
+use crate::config::{self, Config, LimitStore, Source};
 use crate::drain::{Drain, Leaving};
 use crate::snapshot::{self, Current, Loaded, Reloader, Snapshot};
 use crate::telemetry::{self, ClosedBy, Metrics, manager};
@@ -130,6 +130,19 @@ pub fn run(
                 "no API key is configured (REST_KEY, api.keys, api.keys_file): the REST API is closed"
             );
         }
+        match (config.rate_limit.store, config.rate_limit.replicas.get()) {
+            (LimitStore::Local, 2..) => {
+                tracing::warn!(
+                    "rate_limit.replicas is more than 1 and rate_limit.store is \"local\": each replica admits the whole limit"
+                );
+            }
+            (LimitStore::Redis, 1) => {
+                tracing::warn!(
+                    "rate_limit.replicas is 1: while the shared store does not answer this replica admits the whole limit"
+                );
+            }
+            _ => {}
+        }
         manager::ready(public);
         ready(Bound { public, admin }, config, &current.load());
 
@@ -146,6 +159,9 @@ pub fn run(
         let serving = admin::serve(listener, Rc::clone(&admin), accepting.until.clone());
         drop(tokio::task::spawn_local(serving));
         drop(tokio::task::spawn_local(tidy(Arc::clone(&current))));
+        drop(tokio::task::spawn_local(tell_of_store(Arc::clone(
+            &current,
+        ))));
         drop(tokio::task::spawn_local(reloader.run(hangup)));
 
         let leaving = until_leaving(&current, &program, &listening, &metrics, &mut signals).await;
@@ -290,6 +306,18 @@ async fn tidy(current: Current) {
     loop {
         tick.tick().await;
         current.load().rate_limits.forget_quiet_clients();
+    }
+}
+
+/// Says when the store of limits that replicas share begins and ceases to answer.
+async fn tell_of_store(current: Current) {
+    const OFTEN: Duration = Duration::from_secs(1);
+    let mut tick = tokio::time::interval_at(Instant::now() + OFTEN, OFTEN);
+    loop {
+        tick.tick().await;
+        if let Some(shared) = current.load().rate_limits.shared() {
+            shared.reach.tell();
+        }
     }
 }
 

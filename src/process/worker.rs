@@ -79,7 +79,9 @@ fn work(listeners: Vec<TcpListener>, common: Common, tell: &mpsc::Sender<Result<
             let mut tick = tokio::time::interval(Duration::from_secs(1));
             loop {
                 tick.tick().await;
-                owner.upstream.close_idle(&owner.snapshot().upstream);
+                let snapshot = owner.snapshot();
+                owner.upstream.close_idle(&snapshot.upstream);
+                owner.store.follow(snapshot.rate_limits.shared());
             }
         }));
         let listeners: io::Result<Vec<_>> = listeners

@@ -1,139 +1,217 @@
 //! How often: policies compiled from the configuration, counted by governor.
+//!
+//! Several policies may hold for one request. All of them have to admit it, and one that refuses takes
+//! no token of the others: what was taken before is given back. With a store that replicas share, it
+//! counts, and the buckets here hold this replica's share for when it does not answer.
 
-mod clients;
+mod buckets;
+mod fields;
+pub mod shared;
+mod together;
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
+use governor::Quota;
 use governor::clock::{Clock, DefaultClock};
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use ipnet::IpNet;
 
 use crate::config::{Match, Per, Policy};
+use crate::names::Route;
+use crate::peer::network;
 use crate::reject::Reject;
 use crate::telemetry::PolicyCounters;
-use clients::{Clients, Until};
+use buckets::{Buckets, Until, Whose};
+pub use fields::Fields;
+use shared::Shared;
 
 /// A refusal by a policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Limited {
-    /// Seconds until the next request is admitted, rounded up.
+    /// Seconds after which to try again: when the next request is admitted, rounded up, and a little
+    /// more, so that not all come back at once.
     pub retry_after: u32,
+    /// The policy's name.
+    pub policy: Arc<str>,
+    /// What the client is told of its limits.
+    pub fields: Option<Fields>,
 }
 
-impl From<Limited> for Reject {
-    fn from(limited: Limited) -> Self {
-        Self::RateLimited {
-            retry_after: limited.retry_after,
+impl Limited {
+    /// As it is answered.
+    pub fn reject(&self) -> Reject {
+        Reject::RateLimited {
+            retry_after: self.retry_after,
         }
     }
+}
+
+/// One request of the API with a right key.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject {
+    /// What it is for.
+    pub route: Route,
+    /// Whether it searches for a visitor by a four-digit code: those can be tried out.
+    pub lookup: bool,
+    /// Position of its key.
+    pub key: usize,
+    /// Where it comes from.
+    pub client: IpAddr,
 }
 
 /// The policies in force.
 pub struct RateLimits {
-    api: Vec<Compiled<Buckets>>,
-    failed_auth: Vec<Compiled<Arc<Clients>>>,
+    policies: Box<[Compiled]>,
+    /// For each key its digest, by position.
+    keys: Box<[u64]>,
+    /// For each route the positions of the policies that hold for it.
+    routes: [Box<[usize]>; Route::ALL.len()],
+    lookup: Box<[usize]>,
+    failed_auth: Box<[usize]>,
+    websocket: Box<[usize]>,
+    connection: Box<[usize]>,
     clock: DefaultClock,
+    /// Where all replicas count, and how many they are about.
+    shared: Option<Arc<Shared>>,
+    replicas: NonZeroU32,
 }
 
-struct Compiled<B> {
+struct Compiled {
     /// As it was written: what is counted goes on for as long as this stays.
     written: Policy,
-    buckets: B,
-    except: Box<[IpNet]>,
-    enforce: bool,
+    name: Arc<str>,
+    /// Its part of `RateLimit-Policy`.
+    item: Box<str>,
+    buckets: Arc<Buckets>,
+    /// As the store counts it, if there is one.
+    together: shared::Policy,
     counters: PolicyCounters,
 }
 
-enum Buckets {
-    /// One a key, with its name, at the key's position.
-    Keys(Vec<(Arc<str>, Arc<DefaultDirectRateLimiter>)>),
-    Clients(Arc<Clients>),
-}
+/// Most policies there may be.
+pub const MOST: usize = 32;
 
 impl RateLimits {
-    /// Compiles `policies` for the keys of these names; `counters` gives a policy its series. What
-    /// `previous` has counted goes on where a policy counts the same as before.
+    /// Compiles at most [`MOST`] `policies` for the keys of these names; `counters` gives a policy
+    /// its series. `shared`: where all replicas count, and about how many they are. What `previous`
+    /// has counted goes on where a policy counts the same as before.
     pub fn new(
         policies: &[Policy],
         keys: &[Arc<str>],
         counters: impl Fn(&Policy) -> PolicyCounters,
+        shared: Option<(Arc<Shared>, NonZeroU32)>,
         previous: Option<&Self>,
     ) -> Self {
-        let (mut api, mut failed_auth) = (Vec::new(), Vec::new());
-        for policy in policies {
-            let quota = quota(policy);
-            let counters = counters(policy);
-            match (policy.matches, policy.per) {
-                (Match::Api, Per::Key) => {
-                    let known = previous.and_then(|p| p.api.iter().find(|old| old.counts(policy)));
-                    let known = match known.map(|old| &old.buckets) {
-                        Some(Buckets::Keys(known)) => &known[..],
-                        Some(Buckets::Clients(_)) | None => &[],
-                    };
-                    let bucket = |name: &Arc<str>| {
-                        let same = known.iter().find(|(known, _)| known == name);
-                        let bucket = same.map_or_else(
-                            || Arc::new(RateLimiter::direct(quota)),
-                            |(_, bucket)| Arc::clone(bucket),
-                        );
-                        (Arc::clone(name), bucket)
-                    };
-                    let keys = keys.iter().map(bucket).collect();
-                    api.push(Compiled::new(policy, Buckets::Keys(keys), counters));
+        let (shared, replicas) = shared.unzip();
+        let replicas = replicas.unwrap_or(NonZeroU32::MIN);
+        let previous_share = previous.filter(|p| p.replicas == replicas);
+        let policies: Box<[Compiled]> = policies
+            .iter()
+            .take(MOST)
+            .map(|policy| {
+                let mut known = previous_share.into_iter().flat_map(|p| &p.policies);
+                let same = known.find(|old| old.counts_like(policy));
+                let whole = quota(policy, NonZeroU32::MIN);
+                let quota = quota(policy, replicas);
+                let name: Arc<str> = policy.name.as_str().into();
+                let buckets = match (same, policy.per) {
+                    (Some(same), _) => Arc::clone(&same.buckets),
+                    (None, Per::Global) => Arc::new(Buckets::one(quota)),
+                    (None, Per::Key | Per::Client | Per::KeyAndClient) => {
+                        Arc::new(Buckets::many(quota))
+                    }
+                };
+                Compiled {
+                    written: policy.clone(),
+                    item: fields::item(&policy.name, whole),
+                    buckets,
+                    together: shared::Policy::new(
+                        Arc::clone(&name),
+                        whole.replenish_interval(),
+                        whole.burst_size().get(),
+                    ),
+                    name,
+                    counters: counters(policy),
                 }
-                (Match::Api, Per::Client) => {
-                    let known = previous.and_then(|p| p.api.iter().find(|old| old.counts(policy)));
-                    let clients = match known.map(|old| &old.buckets) {
-                        Some(Buckets::Clients(known)) => Arc::clone(known),
-                        Some(Buckets::Keys(_)) | None => Arc::new(Clients::new(quota)),
-                    };
-                    api.push(Compiled::new(policy, Buckets::Clients(clients), counters));
-                }
-                // Who failed has no key.
-                (Match::FailedAuth, _) => {
-                    let mut known = previous.into_iter().flat_map(|p| &p.failed_auth);
-                    let clients = known.find(|old| old.counts(policy)).map_or_else(
-                        || Arc::new(Clients::new(quota)),
-                        |old| Arc::clone(&old.buckets),
-                    );
-                    failed_auth.push(Compiled::new(policy, clients, counters));
-                }
-            }
-        }
-        // Clients first: one that is over its own limit takes nothing from the key's.
-        api.sort_by_key(|policy| matches!(policy.buckets, Buckets::Keys(_)));
+            })
+            .collect();
+        let those = |holds: &dyn Fn(Match) -> bool| {
+            let all = policies.iter().enumerate();
+            let held = all.filter(|(_, policy)| holds(policy.written.matches));
+            held.map(|(position, _)| position).collect()
+        };
         Self {
-            api,
-            failed_auth,
+            keys: keys.iter().map(|name| digest_of(name)).collect(),
+            routes: Route::ALL.map(|route| those(&|matches| counts_route(matches, route))),
+            lookup: those(&|matches| matches == Match::LookupCode),
+            failed_auth: those(&|matches| matches == Match::FailedAuth),
+            websocket: those(&|matches| matches == Match::Websocket),
+            connection: those(&|matches| matches == Match::Connection),
+            policies,
             clock: DefaultClock::default(),
+            shared,
+            replicas,
         }
     }
 
-    /// Judges one request of the key at `key` from `client`: every policy has to admit it.
-    pub fn check(&self, key: usize, client: IpAddr) -> Result<(), Limited> {
-        for policy in self.api.iter().filter(|policy| policy.holds_for(client)) {
-            let judged = match &policy.buckets {
-                Buckets::Keys(keys) => keys[key].1.check(),
-                Buckets::Clients(clients) => clients.take(client),
-            };
-            match judged {
-                Ok(()) => policy.counters.admitted.inc(),
-                Err(until) => self.limited(policy, &until)?,
-            }
+    /// Where all replicas count.
+    pub fn shared(&self) -> Option<&Arc<Shared>> {
+        self.shared.as_ref()
+    }
+
+    /// Judges one request of the API: every policy that holds for it has to admit it. `None`: none
+    /// that is enforced does.
+    pub fn check(&self, subject: Subject) -> Result<Option<Fields>, Limited> {
+        let (route, lookup) = self.counting(subject);
+        let key = self.key(subject.key);
+        self.take(route.iter().chain(lookup), key, subject.client)
+    }
+
+    /// Positions of the policies that count a request for its route, and for what it searches.
+    fn counting(&self, subject: Subject) -> (&[usize], &[usize]) {
+        let lookup: &[usize] = if subject.lookup { &self.lookup } else { &[] };
+        (&self.routes[subject.route.index()], lookup)
+    }
+
+    fn key(&self, position: usize) -> Option<u64> {
+        self.keys.get(position).copied()
+    }
+
+    /// Judges a new WebSocket. `key`: the position of its key, where it needs one.
+    pub fn check_websocket(&self, key: Option<usize>, client: IpAddr) -> Result<(), Limited> {
+        let key = key.and_then(|key| self.key(key));
+        self.take(self.websocket.iter(), key, client).map(drop)
+    }
+
+    /// Judges a new connection; where all replicas count, [`RateLimits::judge_connection`] does.
+    pub fn check_connection(&self, client: IpAddr) -> Result<(), Limited> {
+        if self.shared.is_some() {
+            return Ok(());
         }
-        Ok(())
+        self.take(self.connection.iter(), None, client).map(drop)
     }
 
     /// Whether `client` may show a key. Who has failed too often may not, also with the right one:
-    /// the answer would tell a guess that was right from one that was wrong.
+    /// the answer would tell a guess that was right from one that was wrong. Where all replicas count
+    /// [`RateLimits::judge`] and [`RateLimits::failed`] ask for it.
     pub fn may_authenticate(&self, client: IpAddr) -> Result<(), Limited> {
-        for policy in &self.failed_auth {
+        if self.shared.is_some() {
+            return Ok(());
+        }
+        self.look_for_failures(client)
+    }
+
+    fn look_for_failures(&self, client: IpAddr) -> Result<(), Limited> {
+        for policy in self.failed_auth.iter().map(|at| &self.policies[*at]) {
             if policy.holds_for(client)
-                && let Err(until) = policy.buckets.look(client)
+                && let Err(until) = policy.buckets.look(policy.whose(None, client))
             {
-                self.limited(policy, &until)?;
+                policy.counters.limited.inc();
+                if policy.written.enforce {
+                    return Err(self.limited(policy, &until, fields::Builder::default()));
+                }
             }
         }
         Ok(())
@@ -141,8 +219,8 @@ impl RateLimits {
 
     /// The key of `client` was wrong or missing.
     pub fn failed_to_authenticate(&self, client: IpAddr) {
-        for policy in &self.failed_auth {
-            if policy.holds_for(client) && policy.buckets.take(client).is_ok() {
+        for policy in self.failed_auth.iter().map(|at| &self.policies[*at]) {
+            if policy.holds_for(client) && policy.buckets.take(policy.whose(None, client)).is_ok() {
                 policy.counters.admitted.inc();
             }
         }
@@ -150,63 +228,137 @@ impl RateLimits {
 
     /// Forgets clients whose buckets are full again; to be called now and then.
     pub fn forget_quiet_clients(&self) {
-        for policy in &self.api {
-            if let Buckets::Clients(clients) = &policy.buckets {
-                clients.forget_quiet();
-            }
-        }
-        for policy in &self.failed_auth {
+        for policy in &self.policies {
             policy.buckets.forget_quiet();
         }
     }
 
-    fn limited<B>(&self, policy: &Compiled<B>, until: &Until) -> Result<(), Limited> {
-        policy.counters.limited.inc();
-        if policy.enforce {
-            let retry_after = self.seconds(until);
-            return Err(Limited { retry_after });
+    /// Takes a token of each policy at these positions that holds for the client, or of none.
+    fn take<'p>(
+        &self,
+        positions: impl Iterator<Item = &'p usize> + Clone,
+        key: Option<u64>,
+        client: IpAddr,
+    ) -> Result<Option<Fields>, Limited> {
+        let held = positions.map(|position| &self.policies[*position]);
+        let held = held.filter(|policy| policy.holds_for(client));
+        let (mut told, mut taken) = (fields::Builder::default(), 0_u32);
+        for (nth, policy) in held.clone().enumerate() {
+            match policy.buckets.take(policy.whose(key, client)) {
+                Ok(state) => {
+                    taken |= 1 << nth;
+                    if policy.written.enforce {
+                        let (left, full) = Buckets::standing(&state);
+                        told.add(&policy.item, &policy.name, left, seconds(full));
+                    }
+                }
+                Err(_) if !policy.written.enforce => {}
+                Err(until) => {
+                    for (nth, other) in held.enumerate().filter(|(nth, _)| taken & 1 << nth != 0) {
+                        debug_assert!(nth < MOST);
+                        other.buckets.give_back(other.whose(key, client));
+                    }
+                    policy.counters.limited.inc();
+                    return Err(self.limited(policy, &until, told));
+                }
+            }
         }
-        Ok(())
+        for (nth, policy) in held.enumerate() {
+            if taken & 1 << nth == 0 {
+                policy.counters.limited.inc();
+            } else {
+                policy.counters.admitted.inc();
+            }
+        }
+        Ok(told.build())
     }
 
-    fn seconds(&self, until: &Until) -> u32 {
+    fn limited(&self, policy: &Compiled, until: &Until, mut told: fields::Builder) -> Limited {
         let wait: Duration = until.wait_time_from(self.clock.now());
-        // Rounded up: who comes when told must be admitted.
-        u32::try_from(wait.as_millis().div_ceil(1000))
-            .unwrap_or(u32::MAX)
-            .max(1)
+        // The field may not point beyond Retry-After: it tells when the next request is admitted.
+        told.add(&policy.item, &policy.name, 0, seconds(wait));
+        Limited {
+            retry_after: later(seconds(wait)),
+            policy: Arc::clone(&policy.name),
+            fields: told.build(),
+        }
     }
 }
 
-impl<B> Compiled<B> {
-    fn new(policy: &Policy, buckets: B, counters: PolicyCounters) -> Self {
-        Self {
-            written: policy.clone(),
-            buckets,
-            except: policy.except.as_slice().into(),
-            enforce: policy.enforce,
-            counters,
-        }
-    }
+/// A wait and up to a tenth more, so that not all who were refused come back at once.
+fn later(seconds: u32) -> u32 {
+    seconds.saturating_add(fastrand::u32(0..=seconds / 10))
+}
 
+/// Rounded up, and not 0: who comes when told must be admitted.
+fn seconds(wait: Duration) -> u32 {
+    u32::try_from(wait.as_millis().div_ceil(1000))
+        .unwrap_or(u32::MAX)
+        .max(1)
+}
+
+/// Whether a policy of `matches` counts requests for `route`, whatever they search for.
+fn counts_route(matches: Match, route: Route) -> bool {
+    match matches {
+        Match::Api => route.is_api(),
+        Match::VisitorsLatest => route == Route::VisitorsLatest,
+        Match::VisitorsSearch => route == Route::VisitorsSearch,
+        Match::Visitor => route == Route::Visitor,
+        Match::WatchUrl => route == Route::WatchUrl,
+        Match::ApiOther => route == Route::ApiOther,
+        Match::LookupCode | Match::FailedAuth | Match::Websocket | Match::Connection => false,
+    }
+}
+
+/// Stands for a key's name in buckets.
+fn digest_of(name: &str) -> u64 {
+    let digest = digest(&SHA256, name.as_bytes());
+    let first = digest.as_ref().first_chunk().copied();
+    // Never 0, which stands for no key.
+    u64::from_be_bytes(first.unwrap_or_default()) | 1
+}
+
+impl Compiled {
     /// Whether its buckets are also those of `policy`, which may spare other clients.
-    fn counts(&self, policy: &Policy) -> bool {
+    fn counts_like(&self, policy: &Policy) -> bool {
         let counted = |p: &Policy| (p.matches, p.per, p.rate, p.burst);
         self.written.name == policy.name && counted(&self.written) == counted(policy)
     }
 
     fn holds_for(&self, client: IpAddr) -> bool {
-        !self.except.iter().any(|network| network.contains(&client))
+        let except = &self.written.except;
+        !except.iter().any(|network| network.contains(&client))
+    }
+
+    /// Whose bucket counts.
+    fn whose(&self, key: Option<u64>, client: IpAddr) -> Whose {
+        let (by_key, by_client) = match self.written.per {
+            Per::Key => (true, false),
+            Per::Client => (false, true),
+            Per::KeyAndClient => (true, true),
+            Per::Global => (false, false),
+        };
+        Whose {
+            key: key.filter(|_| by_key).unwrap_or_default(),
+            client: if by_client {
+                network(client)
+            } else {
+                IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)
+            },
+        }
     }
 }
 
-fn quota(policy: &Policy) -> Quota {
+/// The quota of a policy, or one replica's share of it.
+fn quota(policy: &Policy, replicas: NonZeroU32) -> Quota {
     let one = policy.rate.per / policy.rate.count.get();
-    let quota = Quota::with_period(one.max(Duration::from_nanos(1)));
+    let burst = policy.burst.unwrap_or(policy.rate.count);
+    let one = one.max(Duration::from_nanos(1)) * replicas.get();
+    let quota = Quota::with_period(one);
     // `None` only for a period of 0, which the line above rules out.
     quota
         .unwrap_or_else(|| Quota::per_second(policy.rate.count))
-        .allow_burst(policy.burst.unwrap_or(policy.rate.count))
+        .allow_burst(burst.div_ceil(replicas))
 }
 
 #[cfg(test)]
@@ -219,7 +371,7 @@ mod tests {
 
     fn policy(matches: Match, per: Per, burst: u32) -> Policy {
         Policy {
-            name: "p".into(),
+            name: format!("{matches:?}-{per:?}").to_lowercase(),
             matches,
             per,
             rate: Rate {
@@ -232,101 +384,208 @@ mod tests {
         }
     }
 
-    fn compile(policy: Policy) -> RateLimits {
+    fn compile(policies: &[Policy]) -> RateLimits {
         let metrics = Metrics::new().unwrap();
         let names = ["a", "b"].map(Arc::from);
-        RateLimits::new(
-            &[policy],
-            &names,
-            |p| metrics.policy(&p.name, p.enforce),
-            None,
-        )
+        let counters = |p: &Policy| metrics.policy(&p.name, p.enforce);
+        RateLimits::new(policies, &names, counters, None, None)
     }
 
-    fn limits(per: Per, burst: u32, enforce: bool) -> RateLimits {
-        compile(Policy {
-            enforce,
-            ..policy(Match::Api, per, burst)
-        })
+    fn by(key: usize, client: &str) -> Subject {
+        Subject {
+            route: Route::Visitor,
+            lookup: false,
+            key,
+            client: client.parse().unwrap(),
+        }
     }
+
+    const ONE: &str = "192.0.2.1";
 
     #[test]
-    fn a_refusal_says_when_to_come_back_rounded_up() {
-        let limits = limits(Per::Key, 2, true);
-        let client = "192.0.2.1".parse().unwrap();
-        assert_eq!(limits.check(0, client), Ok(()));
-        assert_eq!(limits.check(0, client), Ok(()));
-        let Err(Limited { retry_after }) = limits.check(0, client) else {
-            panic!("the third is over the burst")
-        };
-        assert!((59..=60).contains(&retry_after), "{retry_after}");
-        assert_eq!(
-            limits.check(1, client),
-            Ok(()),
-            "another key has its own bucket"
-        );
+    fn a_refusal_says_when_to_come_back_rounded_up_and_by_whom() {
+        let limits = compile(&[policy(Match::Api, Per::Key, 2)]);
+        assert!(limits.check(by(0, ONE)).is_ok());
+        assert!(limits.check(by(0, ONE)).is_ok());
+        let limited = limits.check(by(0, ONE)).unwrap_err();
+        assert!((60..=66).contains(&limited.retry_after), "{limited:?}");
+        assert_eq!(&*limited.policy, "api-key");
+        assert!(limits.check(by(1, ONE)).is_ok(), "another key's own bucket");
     }
 
     #[test]
     fn addresses_of_one_ipv6_network_share_a_bucket() {
-        let limits = limits(Per::Client, 1, true);
-        assert_eq!(limits.check(0, "2001:db8::1".parse().unwrap()), Ok(()));
-        assert!(
-            limits
-                .check(0, "2001:db8::ffff:2".parse().unwrap())
-                .is_err()
-        );
-        assert_eq!(limits.check(0, "2001:db8:0:1::1".parse().unwrap()), Ok(()));
+        let limits = compile(&[policy(Match::Api, Per::Client, 1)]);
+        assert!(limits.check(by(0, "2001:db8::1")).is_ok());
+        assert!(limits.check(by(1, "2001:db8::ffff:2")).is_err());
+        assert!(limits.check(by(0, "2001:db8:0:1::1")).is_ok());
+    }
+
+    #[test]
+    fn a_bucket_is_a_keys_a_clients_of_both_or_everybodys() {
+        // Whether one of another key, of another client, of both is admitted after one.
+        for (per, admitted) in [
+            (Per::Key, [true, false, true]),
+            (Per::Client, [false, true, true]),
+            (Per::KeyAndClient, [true, true, true]),
+            (Per::Global, [false, false, false]),
+        ] {
+            let others = [by(1, ONE), by(0, "192.0.2.2"), by(1, "192.0.2.3")];
+            let got = others.map(|other| {
+                let limits = compile(&[policy(Match::Api, per, 1)]);
+                assert!(limits.check(by(0, ONE)).is_ok());
+                assert!(limits.check(by(0, ONE)).is_err(), "{per:?}");
+                limits.check(other).is_ok()
+            });
+            assert_eq!(got, admitted, "{per:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_by_one_policy_takes_no_token_of_the_others() {
+        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+            let all = [
+                policy(Match::Api, Per::Global, 4),
+                policy(Match::Api, Per::Client, 2),
+                Policy {
+                    enforce: false,
+                    ..policy(Match::Api, Per::KeyAndClient, 4)
+                },
+            ];
+            let limits = compile(&order.map(|n| all[n].clone()));
+            for _ in 0..2 {
+                assert!(limits.check(by(0, ONE)).is_ok());
+            }
+            for _ in 0..20 {
+                let limited = limits.check(by(0, ONE)).unwrap_err();
+                assert_eq!(&*limited.policy, "api-client", "{order:?}");
+            }
+            // Of the four for everybody two are left, for somebody else.
+            for _ in 0..2 {
+                assert!(limits.check(by(0, "192.0.2.2")).is_ok(), "{order:?}");
+            }
+            let limited = limits.check(by(0, "192.0.2.3")).unwrap_err();
+            assert_eq!(&*limited.policy, "api-global", "{order:?}");
+        }
+    }
+
+    #[test]
+    fn a_policy_holds_for_its_routes() {
+        let limits = compile(&[
+            policy(Match::WatchUrl, Per::Global, 1),
+            policy(Match::LookupCode, Per::Global, 1),
+        ]);
+        let subject = |route, lookup| Subject {
+            route,
+            lookup,
+            ..by(0, ONE)
+        };
+        for _ in 0..3 {
+            assert!(limits.check(subject(Route::Visitor, false)).is_ok());
+            assert!(limits.check(subject(Route::VisitorsSearch, false)).is_ok());
+        }
+        for (route, lookup) in [(Route::WatchUrl, false), (Route::VisitorsSearch, true)] {
+            assert!(limits.check(subject(route, lookup)).is_ok());
+            assert!(limits.check(subject(route, lookup)).is_err());
+        }
+        assert!(limits.check_websocket(None, ONE.parse().unwrap()).is_ok());
+        assert!(limits.check_connection(ONE.parse().unwrap()).is_ok());
+    }
+
+    #[test]
+    fn sockets_and_connections_have_policies_of_their_own() {
+        let limits = compile(&[
+            policy(Match::Websocket, Per::Global, 1),
+            policy(Match::Connection, Per::Client, 1),
+        ]);
+        let (one, two) = (ONE.parse().unwrap(), "192.0.2.2".parse().unwrap());
+        assert!(limits.check(by(0, ONE)).is_ok());
+        assert!(limits.check_websocket(None, one).is_ok());
+        assert!(limits.check_websocket(Some(0), two).is_err());
+        assert!(limits.check_connection(one).is_ok());
+        assert!(limits.check_connection(one).is_err());
+        assert!(limits.check_connection(two).is_ok());
     }
 
     #[test]
     fn a_policy_that_is_not_enforced_counts_and_refuses_nothing() {
-        let limits = limits(Per::Key, 1, false);
+        let limits = compile(&[Policy {
+            enforce: false,
+            ..policy(Match::Api, Per::Key, 1)
+        }]);
         for _ in 0..3 {
-            assert_eq!(limits.check(0, "192.0.2.1".parse().unwrap()), Ok(()));
+            let told = limits.check(by(0, ONE)).unwrap();
+            assert!(told.is_none(), "what does not limit is not told");
         }
-        assert_eq!(limits.api[0].counters.limited.get(), 2);
+        assert_eq!(limits.policies[0].counters.limited.get(), 2);
+        assert_eq!(limits.policies[0].counters.admitted.get(), 1);
     }
 
     #[test]
     fn who_failed_too_often_is_not_heard_and_looking_costs_nothing() {
-        let limits = compile(policy(Match::FailedAuth, Per::Client, 2));
+        let limits = compile(&[policy(Match::FailedAuth, Per::Client, 2)]);
         let client = "2001:db8::1".parse().unwrap();
         for _ in 0..2 {
-            assert_eq!(limits.may_authenticate(client), Ok(()));
+            assert!(limits.may_authenticate(client).is_ok());
             limits.failed_to_authenticate(client);
         }
         for address in ["2001:db8::1", "2001:db8::ffff:2"] {
-            let Err(Limited { retry_after }) = limits.may_authenticate(address.parse().unwrap())
-            else {
-                panic!("{address} is of the network that failed")
-            };
-            assert!((59..=60).contains(&retry_after), "{retry_after}");
+            let limited = limits.may_authenticate(address.parse().unwrap());
+            let limited = limited.expect_err("it is of the network that failed");
+            assert!((59..=66).contains(&limited.retry_after), "{limited:?}");
         }
         let other = "2001:db8:0:1::1".parse().unwrap();
-        assert_eq!(limits.may_authenticate(other), Ok(()));
-        assert_eq!(limits.check(0, client), Ok(()), "requests are not counted");
-        let counters = &limits.failed_auth[0].counters;
+        assert!(limits.may_authenticate(other).is_ok());
+        assert!(limits.check(by(0, "2001:db8::1")).is_ok(), "not counted");
+        let counters = &limits.policies[0].counters;
         assert_eq!((counters.admitted.get(), counters.limited.get()), (2, 2));
     }
 
     #[test]
     fn a_policy_does_not_hold_for_its_exceptions() {
         for matches in [Match::Api, Match::FailedAuth] {
-            let limits = compile(Policy {
+            let limits = compile(&[Policy {
                 except: vec!["10.0.0.0/8".parse().unwrap()],
                 ..policy(matches, Per::Client, 1)
-            });
+            }]);
             for (client, held) in [("10.1.2.3", false), ("192.0.2.1", true)] {
-                let client = client.parse().unwrap();
                 let once = || {
-                    limits.may_authenticate(client)?;
-                    limits.failed_to_authenticate(client);
-                    limits.check(0, client)
+                    let address = client.parse().unwrap();
+                    limits.may_authenticate(address)?;
+                    limits.failed_to_authenticate(address);
+                    limits.check(by(0, client)).map(drop)
                 };
-                assert_eq!(once(), Ok(()));
+                assert!(once().is_ok());
                 assert_eq!(once().is_err(), held, "{matches:?} {client}");
             }
         }
+    }
+
+    #[test]
+    fn the_client_is_told_in_the_standards_words() {
+        let limits = compile(&[
+            policy(Match::Api, Per::Key, 3),
+            policy(Match::Api, Per::Client, 2),
+        ]);
+        let told = limits.check(by(0, ONE)).unwrap().unwrap();
+        assert_eq!(
+            (told.policy.to_str().unwrap(), told.state.to_str().unwrap()),
+            (
+                r#""api-key";q=3;w=180, "api-client";q=2;w=120"#,
+                r#""api-key";r=2;t=60, "api-client";r=1;t=60"#
+            )
+        );
+        limits.check(by(0, ONE)).unwrap();
+        let limited = limits.check(by(0, ONE)).unwrap_err();
+        let told = limited.fields.unwrap();
+        assert!(
+            told.policy
+                .to_str()
+                .unwrap()
+                .contains("\"api-client\";q=2;w=120")
+        );
+        let state = told.state.to_str().unwrap();
+        assert!(state.ends_with("\"api-client\";r=0;t=60"), "{state}");
+        assert!(limited.retry_after >= 60);
     }
 }

@@ -5,6 +5,7 @@ mod endpoint;
 mod keys;
 mod limits;
 mod reload;
+mod store;
 mod watch;
 
 use std::num::NonZeroUsize;
@@ -16,7 +17,7 @@ use ipnet::IpNet;
 
 use crate::config::{self, Config, ConfigError, Match, Per, Policy, Workers};
 use crate::path::Compat;
-use crate::rate_limit::RateLimits;
+use crate::rate_limit::{self, RateLimits};
 use crate::stages::auth::Keys;
 use crate::stages::headers::Forwarded;
 use crate::stages::rewrite::{Rewrite, Tree};
@@ -244,18 +245,35 @@ fn policies(
     let policies = &config.rate_limit.policy;
     let named: Vec<_> = policies.iter().map(|policy| &*policy.name).collect();
     check_names("rate_limit.policy.name", &named)?;
+    if policies.len() > rate_limit::MOST {
+        return Err(ConfigError(format!(
+            "rate_limit.policy: {} policies: expected {} at most",
+            policies.len(),
+            rate_limit::MOST
+        )));
+    }
     for policy in policies {
-        if (policy.matches, policy.per) == (Match::FailedAuth, Per::Key) {
-            return Err(ConfigError::new(
-                "rate_limit.policy.per",
-                "key",
-                "\"client\" where match = \"failed_auth\": who failed has no key",
-            ));
+        let keyless = match policy.matches {
+            Match::FailedAuth => "failed_auth",
+            Match::Websocket => "websocket",
+            Match::Connection => "connection",
+            _ => continue,
+        };
+        if matches!(policy.per, Per::Key | Per::KeyAndClient) {
+            return Err(ConfigError(format!(
+                "rate_limit.policy.per of {:?}: expected \"client\" or \"global\" where match = {keyless:?}: there is no key",
+                policy.name
+            )));
         }
     }
     let names: Vec<_> = keys.names().cloned().collect();
     let counters = |policy: &Policy| metrics.policy(&policy.name, policy.enforce);
-    Ok(RateLimits::new(policies, &names, counters, previous))
+    let known = previous.and_then(RateLimits::shared);
+    let shared = store::shared(&config.rate_limit, metrics, known)?;
+    let shared = shared.map(|shared| (shared, config.rate_limit.replicas));
+    Ok(RateLimits::new(
+        policies, &names, counters, shared, previous,
+    ))
 }
 
 fn tls(config: &Config, host: &str, previous: Option<&Served>) -> Result<Served, ConfigError> {

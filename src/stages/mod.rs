@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod headers;
+pub mod lookup;
 pub mod rewrite;
 pub mod route;
 pub mod websocket;

@@ -15,6 +15,7 @@ use prometheus::{
 
 use super::closed::{CloseClass, ClosedBy};
 use super::keys::{KeyMetrics, KeySeries};
+use super::store::StoreMetrics;
 use crate::names::Route;
 use crate::reject::Reject;
 
@@ -79,6 +80,7 @@ pub struct Metrics {
     pub(super) keys: KeyMetrics,
     pub api_enabled: IntGauge,
     ratelimit: IntCounterVec,
+    pub store: StoreMetrics,
     websocket_active: IntGaugeVec,
     websocket_closed: [[IntCounter; CloseClass::ALL.len()]; ClosedBy::ALL.len()],
     pub websocket_received: IntCounter,
@@ -88,6 +90,7 @@ pub struct Metrics {
     pub connections_h2: IntGauge,
     pub connections_refused: IntCounter,
     pub connections_refused_client: IntCounter,
+    pub connections_refused_rate: IntCounter,
     pub reset_floods: IntCounter,
     pub frame_floods: IntCounter,
     pub violations: IntCounter,
@@ -166,7 +169,7 @@ impl Metrics {
         let refused = counters(
             &r,
             "gateway_connections_refused_total",
-            "Connections closed at once because limits.connections (total) or limits.connections_per_client (client) was reached.",
+            "Connections closed at once because limits.connections (total), limits.connections_per_client (client) or a policy on new connections (rate) was reached.",
             &["reason"],
         )?;
         let proxy_protocol_failures = counters(
@@ -241,6 +244,7 @@ impl Metrics {
                 "Requests a policy judged, by result (admitted, limited).",
                 &["policy", "result", "enforced"],
             )?,
+            store: StoreMetrics::new(&r)?,
             websocket_active: gauges(&r, "gateway_websocket_active", "Open tunnels.", &["route"])?,
             websocket_closed: ClosedBy::ALL.map(|by| {
                 CloseClass::ALL
@@ -258,6 +262,7 @@ impl Metrics {
             connections_h2: connections.with_label_values(&["public", "h2"]),
             connections_refused: refused.with_label_values(&["total"]),
             connections_refused_client: refused.with_label_values(&["client"]),
+            connections_refused_rate: refused.with_label_values(&["rate"]),
             reset_floods: counter(
                 &r,
                 "gateway_h2_reset_floods_total",
@@ -496,11 +501,11 @@ fn counter(r: &Registry, name: &str, help: &str) -> prometheus::Result<IntCounte
     register(r, IntCounter::new(name, help)?)
 }
 
-fn gauge(r: &Registry, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+pub(super) fn gauge(r: &Registry, name: &str, help: &str) -> prometheus::Result<IntGauge> {
     register(r, IntGauge::new(name, help)?)
 }
 
-fn histogram(
+pub(super) fn histogram(
     r: &Registry,
     name: &str,
     help: &str,

@@ -7,9 +7,11 @@ mod log;
 pub mod manager;
 mod metrics;
 mod record;
+mod store;
 
 pub use closed::{CloseClass, Closed, ClosedBy};
 pub use keys::KeySeries;
 pub use log::{LogGuard, start_log};
 pub use metrics::{Metrics, PolicyCounters, ProxyFailure, TimedOut};
 pub use record::{Record, Recorder};
+pub use store::StoreMetrics;

@@ -1,6 +1,7 @@
 //! PEM files to a rustls server configuration, checked as a set; and development certificates.
 
 mod certificate;
+mod client;
 mod development;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use rustls::{RootCertStore, ServerConfig};
 
 use crate::config::{ConfigError, Tls, TlsVersion};
 use certificate::{ByName, Certificate};
+pub use client::trusting;
 pub use development::Pair;
 
 /// A configuration and what operators want to know of its certificates.
@@ -203,18 +205,23 @@ fn client_verifier(
     pem: &[u8],
     provider: &Arc<rustls::crypto::CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, ConfigError> {
-    let wrong = |how: String| at("tls.client_ca", file, how);
-    let mut roots = RootCertStore::empty();
-    for authority in CertificateDer::pem_slice_iter(pem) {
-        let authority = authority.map_err(|e| wrong(e.to_string()))?;
-        roots.add(authority).map_err(|e| wrong(e.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(wrong("no certificate in it".into()));
-    }
+    let roots = authorities("tls.client_ca", file, pem)?;
     WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(provider))
         .build()
-        .map_err(|e| wrong(e.to_string()))
+        .map_err(|e| at("tls.client_ca", file, e))
+}
+
+/// The authorities in `pem`, which stands in `file`; one at least.
+fn authorities(key: &str, file: &Path, pem: &[u8]) -> Result<RootCertStore, ConfigError> {
+    let mut roots = RootCertStore::empty();
+    for authority in CertificateDer::pem_slice_iter(pem) {
+        let authority = authority.map_err(|e| at(key, file, e))?;
+        roots.add(authority).map_err(|e| at(key, file, e))?;
+    }
+    if roots.is_empty() {
+        return Err(at(key, file, "no certificate in it"));
+    }
+    Ok(roots)
 }
 
 fn digest(version: TlsVersion, files: &[Files<'_>], client_ca: Option<&[u8]>) -> Digest {

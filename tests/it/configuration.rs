@@ -104,6 +104,50 @@ fn a_mistake_in_the_file_is_named_with_what_is_allowed() {
             "[limits]\nconnections_per_client = 0\n",
             &["gateway.toml:7:", "whole number from 1", "off"],
         ),
+        (
+            "[rate_limit]\nstore = 'redis'\n",
+            &["rate_limit.redis_url", "redis://"],
+        ),
+        (
+            "[rate_limit]\nstore = 'disk'\n",
+            &["gateway.toml:7:", "disk", "redis"],
+        ),
+        (
+            "[rate_limit]\nstore = 'redis'\nredis_url = 'http://:canary@x'\n",
+            &["rate_limit.redis_url", "rediss://", "redis+cluster://"],
+        ),
+        (
+            "[rate_limit]\nstore = 'redis'\nredis_url = 'rediss://:canary@x'\n",
+            &["rate_limit.redis_ca", "PEM"],
+        ),
+        (
+            "[rate_limit]\nstore = 'redis'\nredis_url = 'redis://:canary@x'\nredis_ca = 'cert.pem'\n",
+            &["rate_limit.redis_url", "rediss://"],
+        ),
+        (
+            "[rate_limit]\nstore = 'redis'\nredis_url = 'rediss://:canary@x'\nredis_ca = 'cert.key'\n",
+            &["rate_limit.redis_ca", "cert.key", "no certificate"],
+        ),
+        (
+            "[rate_limit]\nstore = 'redis'\nredis_url = 'redis://:canary@x'\nredis_password_file = 'cert.key'\n",
+            &["redis_url", "redis_password_file", "not in both"],
+        ),
+        (
+            "[rate_limit]\nstore = 'redis'\nredis_url = 'redis://x'\nredis_password_file = 'missing'\n",
+            &["rate_limit.redis_password_file", "missing"],
+        ),
+        (
+            "[rate_limit]\nstore = 'redis'\nredis_url = 'redis://x'\nredis_prefix = 'a{b'\n",
+            &["rate_limit.redis_prefix", "a{b"],
+        ),
+        (
+            "[rate_limit]\nstore = 'redis'\nredis_url = 'redis://x'\nredis_timeout = '0s'\n",
+            &["rate_limit.redis_timeout", "5ms"],
+        ),
+        (
+            "[rate_limit]\nreplicas = 0\n",
+            &["gateway.toml:7:", "replicas"],
+        ),
         ("not toml\n", &["gateway.toml:6:"]),
     ] {
         let folder = Folder::new().with_certificate();

@@ -179,6 +179,8 @@ fn one_place_each_builds() {
     for (word, places) in [
         ("governor::", &["rate_limit/"][..]),
         ("ServerConfig::builder", &["tls/"]),
+        ("ClientConfig::builder", &["tls/"]),
+        ("redis::", &["rate_limit/shared/"]),
         ("prometheus::process_collector", &["telemetry/"]),
         ("HistogramOpts", &["telemetry/"]),
         ("Opts::new", &["telemetry/"]),

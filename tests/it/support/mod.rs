@@ -12,6 +12,7 @@ pub mod h2_raw;
 mod heir;
 pub mod load;
 mod traffic;
+pub mod redis;
 
 use std::time::{Duration, Instant};
 
