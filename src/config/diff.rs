@@ -14,11 +14,11 @@ use super::{Config, Secret};
 /// One difference between two configurations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// As [`Entry::key`].
+    /// As [`super::Entry::key`].
     pub key: String,
-    /// As [`Entry::value`]; `None`: not set, or not there.
+    /// As [`super::Entry::value`]; `None`: not set, or not there.
     pub old: Option<String>,
-    /// As [`Entry::value`]; `None`: not set, or not there.
+    /// As [`super::Entry::value`]; `None`: not set, or not there.
     pub new: Option<String>,
     /// From when on the new value holds.
     pub applies: Applies,

@@ -60,7 +60,7 @@ impl Origins {
         self.0.insert(key.to_owned(), origin);
     }
 
-    /// Where `key` of [`Entry::key`] comes from.
+    /// Where `key` of [`super::Entry::key`] comes from.
     pub fn of(&self, key: &str) -> Origin {
         let mut at = Some(key);
         while let Some(key) = at {
