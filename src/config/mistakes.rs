@@ -159,7 +159,7 @@ mod tests {
         let expected = [
             "gateway.toml:2:1: upstream.conect_timeout: unknown key `conect_timeout`, expected one of",
             "gateway.toml:3:11: upstream.silence: invalid value: integer `5`, expected a whole number with a unit",
-            "gateway.toml:8:7: rate_limit.policy.a.per: unknown variant `planet`, expected `key` or `client`",
+            "gateway.toml:8:7: rate_limit.policy.a.per: unknown variant `planet`, expected one of `key`, `client`, `key_and_client`, `global`",
             "gateway.toml:10:1: rate_limit.policy.b: missing field `rate`",
             "gateway.toml:14:8: api.keys.mine: expected text in quotes",
             "gateway.toml:15:2: lmits: unknown key `lmits`, expected one of",

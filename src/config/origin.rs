@@ -153,7 +153,7 @@ mod tests {
         let entries = inline.entries();
         let policies: Vec<_> = entries
             .iter()
-            .filter(|e| e.key.starts_with("rate_limit."))
+            .filter(|e| e.key.starts_with("rate_limit.policy"))
             .collect();
         assert!(
             policies

@@ -11,8 +11,8 @@ mod gateway;
 pub mod h2_raw;
 mod heir;
 pub mod load;
-mod traffic;
 pub mod redis;
+mod traffic;
 
 use std::time::{Duration, Instant};
 
