@@ -148,6 +148,14 @@ impl RateLimits {
         }
     }
 
+    /// Every policy in the order they are asked, and whether it holds for `client`.
+    pub fn policies(&self, client: IpAddr) -> impl Iterator<Item = (&Policy, bool)> {
+        let failed_auth = self.failed_auth.iter();
+        let failed_auth = failed_auth.map(move |p| (&p.written, p.holds_for(client)));
+        let api = self.api.iter();
+        failed_auth.chain(api.map(move |p| (&p.written, p.holds_for(client))))
+    }
+
     /// Forgets clients whose buckets are full again; to be called now and then.
     pub fn forget_quiet_clients(&self) {
         for policy in &self.api {
