@@ -11,6 +11,7 @@ mod check;
 mod completions;
 mod config;
 mod doctor;
+mod explain;
 mod healthcheck;
 mod man;
 mod run;
@@ -52,6 +53,8 @@ enum Command {
     Cert(cert::Arguments),
     /// Ask the local gateway whether it is ready; exit code 0 or 1.
     Healthcheck,
+    /// Say what would become of a request, by the code that judges requests; nothing is sent.
+    Explain(explain::Arguments),
     /// Look at what surrounds the gateway (backend, certificate, names, limits, file watching) and
     /// say what to change; exit code 0, or 1 where something does not work.
     Doctor(doctor::Arguments),
@@ -73,6 +76,7 @@ pub fn main() -> ExitCode {
         None | Some(Command::Run) => run::run(source),
         Some(Command::Check) => check::check(source),
         Some(Command::Config(arguments)) => config::config(arguments, source),
+        Some(Command::Explain(arguments)) => explain::explain(arguments, source),
         Some(Command::Doctor(arguments)) => doctor::look(arguments, source),
         Some(Command::Completions(arguments)) => completions::print(arguments),
         Some(Command::Man(arguments)) => man::print(arguments),

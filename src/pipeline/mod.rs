@@ -4,31 +4,32 @@
 //! connection. The path that was judged is the path that is forwarded: there is only one.
 
 mod json;
+mod judge;
 mod session;
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, HOST, LOCATION, UPGRADE};
+use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, LOCATION, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 
 use crate::body::{Body, Inbound};
 use crate::names::Route;
-use crate::peer;
-use crate::rate_limit::{Fields, Limited, Subject};
+use crate::rate_limit::{Fields, Limited};
 use crate::reject::{Form, Reject};
 use crate::snapshot::Snapshot;
 use crate::stages::auth::Admitted;
-use crate::stages::headers::{self, Authorization, Framing, Outgoing};
-use crate::stages::lookup;
-use crate::stages::route::Place;
+use crate::stages::headers::Framing;
+use crate::stages::route::Routed;
 use crate::stages::websocket;
 use crate::telemetry::{Record, Recorder};
 use crate::upstream::{Answer, Ask, Connection, Upload};
 
+pub use judge::{Asked, Verdict, Way, Witness, framing, judge};
 use session::InFlight;
 pub use session::{AnswerBody, Finish, Seen, Session, Tunnel, Worker};
 
@@ -146,101 +147,34 @@ async fn answer(
 ) -> Result<Answered, Reject> {
     let snapshot = session.worker.snapshot();
     let (head, body) = request.into_parts();
-    match head.method {
-        Method::CONNECT => return Err(Reject::NotImplemented),
-        Method::TRACE => return Err(Reject::MethodNotAllowed),
-        _ => {}
-    }
-
-    // Route.
-    let host = snapshot.routes.host(
-        &head.uri,
-        head.headers.get_all(HOST).iter().map(HeaderValue::as_bytes),
-    )?;
-    let routed = snapshot.routes.judge(head.uri.path())?;
-    record.route = routed.route;
-
-    // The key and the limits, for the API alone. Who fails too often is not even heard.
-    let client = client(&snapshot, session, &head.headers, record);
-    let mut key = None;
-    let mut authorization = Authorization::Own;
-    if routed.route.is_api() {
-        let policies = &snapshot.rate_limits;
-        let heard = policies.may_authenticate(client);
-        heard.map_err(|limited| limits.refuse(limited))?;
-        let store = &session.worker.store;
-        let authorized = authorize(&snapshot, &session.worker.recorder, &head.headers, record);
-        if let Err(reject) = &authorized
-            && *reject != Reject::ApiNotEnabled
-        {
-            let failed = policies.failed(client, store).await;
-            failed.map_err(|limited| limits.refuse(limited))?;
-        }
-        let admitted = authorized?;
-        authorization = Authorization::Judged(admitted.forwarded);
-        let position = admitted.key;
-        let subject = Subject {
-            route: routed.route,
-            lookup: routed.route == Route::VisitorsSearch
-                && lookup::searches_code(head.uri.query()),
-            key: position,
-            client,
-        };
-        let admitted = policies.judge(subject, store).await;
-        limits.fields = admitted.map_err(|limited| limits.refuse(limited))?;
-        key = Some(position);
-    }
-    let rest = match routed.place {
-        Place::Below(rest) => rest,
-        Place::Outside => return Err(Reject::NotFound),
-        Place::Bare if snapshot.add_slash && !head.headers.contains_key(UPGRADE) => {
+    let framing = framing(
+        &head.headers,
+        body.size_hint().exact(),
+        body.is_end_stream(),
+    );
+    let asked = Asked {
+        head: &head,
+        framing,
+        ahead: session.ahead.get(),
+        peer: &session.peer,
+    };
+    let mut told = Told {
+        record,
+        recorder: &session.worker.recorder,
+        limits,
+    };
+    let judged = judge(&snapshot, &asked, &session.worker.store, &mut told).await;
+    // What is not needed any more does not wait with it for the backend.
+    let (out, upgrade, limit, rewrites_body) = match judged? {
+        Verdict::AddSlash => {
             return Ok(Answered::Full(add_slash(&snapshot, head.uri.query())));
         }
-        Place::Bare => "".into(),
-    };
-
-    // Out to the backend.
-    let upgrade = websocket::handshake(&head.method, head.version, &head.headers)?;
-    if upgrade.is_some() {
-        if session.ahead.get() {
-            return Err(Reject::BadRequest(
-                "Nothing may follow a WebSocket handshake before its answer.",
-            ));
+        Verdict::Forward(way) => {
+            let mut out = BytesMut::with_capacity(1 << 10);
+            way.write(&snapshot, &asked, &record.request_id, &mut out);
+            (out, way.upgrade, way.limit, way.rewrites_body)
         }
-        let store = &session.worker.store;
-        let policies = &snapshot.rate_limits;
-        let admitted = policies.judge_websocket(key, client, store).await;
-        admitted.map_err(|limited| limits.refuse(limited))?;
-    }
-    let framing = framing(&head.headers, &body);
-    let limit = routed.route.is_api().then_some(snapshot.api_max_body);
-    if let (Framing::Length(length), Some(limit)) = (framing, limit)
-        && length > limit
-    {
-        return Err(Reject::PayloadTooLarge);
-    }
-    let rewrites_body = routed.route == Route::WatchUrl && snapshot.rewrite.reads_json();
-    let mut out = BytesMut::with_capacity(1 << 10);
-    Outgoing {
-        method: &head.method,
-        path: if snapshot.upstream_base.is_empty() && rest.is_empty() {
-            ["/", ""]
-        } else {
-            [&snapshot.upstream_base, &rest]
-        },
-        query: head.uri.query(),
-        headers: &head.headers,
-        authorization,
-        is_key: &|value| snapshot.keys.is_key(value),
-        forwarded: &snapshot.forwarded[host],
-        peer: &session.peer.text,
-        trusted: session.peer.trusted,
-        request_id: &record.request_id,
-        framing,
-        upgrade: upgrade.is_some(),
-        identity: rewrites_body,
-    }
-    .write(&mut out);
+    };
     let upload = (framing != Framing::None).then(|| {
         Upload::new(
             body,
@@ -308,32 +242,40 @@ fn request_id(session: &Session, headers: &HeaderMap) -> HeaderValue {
     given.unwrap_or_else(|| session.worker.next_id())
 }
 
-fn client(
-    snapshot: &Snapshot,
-    session: &Session,
-    headers: &HeaderMap,
-    record: &mut Record,
-) -> std::net::IpAddr {
-    if !session.peer.trusted {
-        return session.peer.address;
-    }
-    record.client = headers::client_behind(headers, |hop| {
-        peer::is_trusted(hop, &snapshot.trusted_proxies)
-    });
-    record.client.unwrap_or(session.peer.address)
+/// Puts decisions into the record and the metrics as they are made.
+struct Told<'a> {
+    record: &'a mut Record,
+    recorder: &'a Recorder,
+    limits: &'a mut Limits,
 }
 
-fn authorize<'a>(
-    snapshot: &'a Snapshot,
-    recorder: &Recorder,
-    headers: &'a HeaderMap,
-    record: &mut Record,
-) -> Result<Admitted<'a>, Reject> {
-    let checked = snapshot.keys.check(headers);
-    recorder.authorized(checked.map(|admitted| &snapshot.key_series[admitted.key]));
-    let admitted = checked?;
-    record.key = Some(Arc::clone(snapshot.keys.name(admitted.key)));
-    Ok(admitted)
+impl Witness for Told<'_> {
+    fn admitted(&mut self, fields: Option<Fields>) {
+        self.limits.fields = fields;
+    }
+
+    fn limited(&mut self, limited: Limited) -> Reject {
+        self.limits.refuse(limited)
+    }
+
+    fn routed(&mut self, _host: usize, routed: &Routed<'_>) {
+        self.record.route = routed.route;
+    }
+
+    fn client(&mut self, client: Option<IpAddr>) {
+        self.record.client = client;
+    }
+
+    fn authorized(&mut self, snapshot: &Snapshot, checked: &Result<Admitted<'_>, Reject>) {
+        let key = checked.as_ref().map(|admitted| admitted.key);
+        self.recorder.authorized(
+            key.map(|key| &snapshot.key_series[key])
+                .map_err(|reject| *reject),
+        );
+        if let Ok(key) = key {
+            self.record.key = Some(Arc::clone(snapshot.keys.name(key)));
+        }
+    }
 }
 
 /// `308` to the base path with its final slash (relative links of the page begin there).
@@ -349,17 +291,6 @@ fn add_slash(snapshot: &Snapshot, query: Option<&str>) -> Response<Bytes> {
         response.headers_mut().insert(LOCATION, target);
     }
     response
-}
-
-/// How the body travels on; that it is framed in one way only was seen to where it was read.
-fn framing(headers: &HeaderMap, body: &Inbound) -> Framing {
-    match body.size_hint().exact() {
-        // "Content-Length: 0" is passed on: some backends want it with POST.
-        Some(0) if headers.contains_key(CONTENT_LENGTH) => Framing::Length(0),
-        _ if body.is_end_stream() => Framing::None,
-        Some(length) => Framing::Length(length),
-        None => Framing::Chunked,
-    }
 }
 
 /// A 101 is passed on when it is a true answer to the handshake.

@@ -226,6 +226,12 @@ impl RateLimits {
         }
     }
 
+    /// Every policy, and whether it holds for `client`.
+    pub fn policies(&self, client: IpAddr) -> impl Iterator<Item = (&Policy, bool)> {
+        let policies = self.policies.iter();
+        policies.map(move |p| (&p.written, p.holds_for(client)))
+    }
+
     /// Forgets clients whose buckets are full again; to be called now and then.
     pub fn forget_quiet_clients(&self) {
         for policy in &self.policies {
@@ -298,7 +304,7 @@ fn seconds(wait: Duration) -> u32 {
 }
 
 /// Whether a policy of `matches` counts requests for `route`, whatever they search for.
-fn counts_route(matches: Match, route: Route) -> bool {
+pub fn counts_route(matches: Match, route: Route) -> bool {
     match matches {
         Match::Api => route.is_api(),
         Match::VisitorsLatest => route == Route::VisitorsLatest,

@@ -23,6 +23,7 @@ mod contract;
 mod deadlines;
 mod doctor;
 mod drain;
+mod explain;
 mod failed_auth;
 mod forwarding;
 mod handover;
