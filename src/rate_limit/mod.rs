@@ -226,10 +226,15 @@ impl RateLimits {
         }
     }
 
-    /// Every policy, and whether it holds for `client`.
+    /// Every policy, those on failed authentications first, as they are asked first; and whether it
+    /// holds for `client`.
     pub fn policies(&self, client: IpAddr) -> impl Iterator<Item = (&Policy, bool)> {
-        let policies = self.policies.iter();
-        policies.map(move |p| (&p.written, p.holds_for(client)))
+        let failed = |p: &&Compiled| p.written.matches == Match::FailedAuth;
+        let first = self.policies.iter().filter(failed);
+        let rest = self.policies.iter().filter(move |p| !failed(p));
+        first
+            .chain(rest)
+            .map(move |p| (&p.written, p.holds_for(client)))
     }
 
     /// Forgets clients whose buckets are full again; to be called now and then.

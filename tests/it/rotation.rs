@@ -28,7 +28,7 @@ fn before(backend: &Backend, keys: &str) -> Setup {
     Gateway::before(backend)
         .without_key()
         .env("GATEWAY__API__UPSTREAM_KEY", OWN)
-        .toml("api.forward_authorization = 'replace'\napi.keys_file = 'keys'")
+        .toml("api.forward_authorization = 'replace'\napi.keys_file = 'keys'\nreload.watch = false")
         .beside("keys", keys)
 }
 
@@ -229,6 +229,7 @@ async fn a_removed_key_fails_on_the_next_request_of_an_open_connection_and_count
 #[tokio::test]
 async fn the_keys_of_a_built_in_backend_change_with_those_of_the_gateway() {
     let gateway = Gateway::with_visitors()
+        .toml("reload.watch = false")
         .without_key()
         .toml("api.keys_file = 'keys'")
         .beside("keys", "old: first key\n")
