@@ -63,7 +63,7 @@ pub(super) fn serve(
 /// How long a quiet connection is kept when the process leaves. Its client may be sending a request
 /// just now, or be about to, right after its handshake or its last answer: closed at once, that one
 /// would be lost without an answer. So it is still answered, and told that it was the last.
-const LAST_CALL: Duration = Duration::from_secs(1);
+pub(super) const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// What a connection counts for as long as it is open.
 struct Held {

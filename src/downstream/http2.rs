@@ -21,6 +21,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::batch::{Flusher, batched};
 use super::clock::{Clock, Late};
+use super::connection::LAST_CALL;
 use super::limits::{Asked, Share};
 use crate::body::Inbound;
 use crate::pipeline::{self, AnswerBody, Session};
@@ -90,7 +91,7 @@ pub(super) fn serve(
                 leaving = true;
                 Pin::new(&mut connection).graceful_shutdown();
                 // Browsers open connections ahead: GOAWAY waits for a first word on them.
-                clock.hasten(Duration::from_secs(1));
+                clock.hasten(LAST_CALL);
             }
             let done = Pin::new(&mut connection).poll(cx);
             if flusher.flooded() {
