@@ -18,7 +18,7 @@ use super::support::frames::{
     BINARY, CONTINUATION, From, PING, Reader, SOCKET, TEXT, close, close_when_told, closed,
     end_well, frame, heard_by, quiet_backend, tunnel,
 };
-use super::support::{Backend, Gateway, Raw, tls, until, websocket, within};
+use super::support::{Backend, Gateway, Heir, Raw, tls, until, websocket, within};
 
 const HURRY: &str = "second signal: two seconds left";
 
@@ -378,6 +378,29 @@ async fn what_was_cut_is_in_the_metrics() {
     );
     assert_eq!(drained(gateway).await.0["tunnels_cut"], 1);
     drop(deaf);
+}
+
+#[tokio::test]
+async fn where_a_new_process_takes_over_both_sides_are_told_1012_and_may_come_back_at_once() {
+    let (backend, heard) = quiet_backend();
+    let mut gateway = Gateway::before(&backend).start().await;
+    let raw = tunnel(&gateway).await;
+    let heir = Heir::of(&gateway, |signal| gateway.signal(signal)).await;
+    assert_eq!(end_well(raw).await.close_code(), Some(1012));
+    assert_eq!(heard_by(&heard, 1).await[0].close_code(), Some(1012));
+    let again = tunnel(&gateway).await;
+    assert_eq!(gateway.left().await, Some(0));
+    let last = &gateway.events("drained")[0];
+    assert_eq!(
+        (&last["tunnels_closed"], &last["cut"]),
+        (&1.into(), &0.into())
+    );
+    let lines = gateway.requests();
+    assert_eq!(
+        (&lines[0]["closed_by"], &lines[0]["code_class"]),
+        (&"drain".into(), &"restart".into())
+    );
+    drop((again, heir));
 }
 
 #[tokio::test]
