@@ -10,7 +10,7 @@ use http::HeaderValue;
 
 use super::{Wrong, say};
 use crate::config::units::{Rate, Span};
-use crate::config::{Config, ConfigError, ForwardAuthorization, Match, Per, Source};
+use crate::config::{self, Config, ConfigError, ForwardAuthorization, Match, Per, Source};
 use crate::downstream::head::{Bounds, Head, Scan};
 use crate::names::Route;
 use crate::peer::{Peer, network};
@@ -238,7 +238,17 @@ impl<'a> Told<'a> {
         };
         self.line("body", format_args!("{body}{limit}"));
         if way.upgrade.is_some() {
-            self.line("websocket", format_args!("a handshake; a tunnel in which nothing happens is closed after {} (websocket.idle)", self.snapshot.websocket.idle.map_or_else(|| "no time at all".to_owned(), |idle| Span(idle).to_string())));
+            let config::Websocket {
+                idle,
+                max_age,
+                ping,
+            } = &self.config.websocket;
+            self.line(
+                "websocket",
+                format_args!(
+                    "a handshake; websocket.idle = {idle}, max_age = {max_age}, ping = {ping}"
+                ),
+            );
         }
         let [base, rest] = way.path(self.snapshot);
         self.line(
