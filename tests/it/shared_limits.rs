@@ -116,9 +116,9 @@ async fn together(replicas: usize, pause: Duration) {
         ));
     let gateways = start(&setup, replicas).await;
     let tally = Arc::default();
-    let mut last = Client::connect(&gateways[0], Proto::H1).await;
     let begun = Instant::now();
     overload(&gateways, pause, &tally, sleep(seconds("4"))).await;
+    let mut last = Client::connect(&gateways[0], Proto::H1).await;
     let reply = last.api("GET", PATH, "").await;
     let took = begun.elapsed().as_secs_f64();
     let mut admitted = tally.admitted() as f64;
