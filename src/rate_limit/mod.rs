@@ -208,10 +208,10 @@ impl RateLimits {
             if policy.holds_for(client)
                 && let Err(until) = policy.buckets.look(policy.whose(None, client))
             {
-                policy.counters.limited.inc();
                 if policy.written.enforce {
                     return Err(self.limited(policy, &until, fields::Builder::default()));
                 }
+                policy.counters.limited.inc();
             }
         }
         Ok(())
@@ -269,7 +269,6 @@ impl RateLimits {
                         debug_assert!(nth < MOST);
                         other.buckets.give_back(other.whose(key, client));
                     }
-                    policy.counters.limited.inc();
                     return Err(self.limited(policy, &until, told));
                 }
             }
@@ -284,15 +283,8 @@ impl RateLimits {
         Ok(told.build())
     }
 
-    fn limited(&self, policy: &Compiled, until: &Until, mut told: fields::Builder) -> Limited {
-        let wait: Duration = until.wait_time_from(self.clock.now());
-        // The field may not point beyond Retry-After: it tells when the next request is admitted.
-        told.add(&policy.item, &policy.name, 0, seconds(wait));
-        Limited {
-            retry_after: later(seconds(wait)),
-            policy: Arc::clone(&policy.name),
-            fields: told.build(),
-        }
+    fn limited(&self, policy: &Compiled, until: &Until, told: fields::Builder) -> Limited {
+        policy.refuses(until.wait_time_from(self.clock.now()), told)
     }
 }
 
@@ -334,6 +326,19 @@ impl Compiled {
     fn counts_like(&self, policy: &Policy) -> bool {
         let counted = |p: &Policy| (p.matches, p.per, p.rate, p.burst);
         self.written.name == policy.name && counted(&self.written) == counted(policy)
+    }
+
+    /// Its refusal, counted. `wait`: until the next request is admitted; `told`: what the client is
+    /// told of other policies.
+    fn refuses(&self, wait: Duration, mut told: fields::Builder) -> Limited {
+        self.counters.limited.inc();
+        // The field may not point beyond Retry-After: it tells when the next request is admitted.
+        told.add(&self.item, &self.name, 0, seconds(wait));
+        Limited {
+            retry_after: later(seconds(wait)),
+            policy: Arc::clone(&self.name),
+            fields: told.build(),
+        }
     }
 
     fn holds_for(&self, client: IpAddr) -> bool {

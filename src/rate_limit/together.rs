@@ -1,10 +1,9 @@
 //! Judging by the store that replicas share; where there is none, or it does not answer, here.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use super::shared::{Client, Demand, Judged, Verdict};
-use super::{Compiled, Fields, Limited, RateLimits, Subject, fields, later, seconds};
+use super::{Compiled, Fields, Limited, RateLimits, Subject, fields, seconds};
 
 /// One policy that is asked, and about whom.
 struct Asked<'a> {
@@ -128,11 +127,10 @@ impl RateLimits {
             .collect();
         match store.judge(&demands).await {
             Judged::Told(verdicts) => Some(told(asked, &verdicts)),
-            Judged::Remembered(at, wait) => Some(Err(refusal(
-                asked[at].policy,
-                wait,
-                fields::Builder::default(),
-            ))),
+            Judged::Remembered(at, wait) => {
+                let told = fields::Builder::default();
+                Some(Err(asked[at].policy.refuses(wait, told)))
+            }
             Judged::Unknown => None,
         }
     }
@@ -145,7 +143,7 @@ fn told(asked: &[Asked<'_>], verdicts: &[Verdict]) -> Result<Option<Fields>, Lim
     for (asked, verdict) in judged().filter(|(asked, _)| asked.policy.written.enforce) {
         let policy = asked.policy;
         if !verdict.admitted {
-            return Err(refusal(policy, verdict.wait, fields));
+            return Err(policy.refuses(verdict.wait, fields));
         }
         if asked.takes {
             fields.add(
@@ -168,15 +166,4 @@ fn told(asked: &[Asked<'_>], verdicts: &[Verdict]) -> Result<Option<Fields>, Lim
         }
     }
     Ok(fields.build())
-}
-
-fn refusal(policy: &Compiled, wait: Duration, mut told: fields::Builder) -> Limited {
-    policy.counters.limited.inc();
-    // The field may not point beyond Retry-After: it tells when the next request is admitted.
-    told.add(&policy.item, &policy.name, 0, seconds(wait));
-    Limited {
-        retry_after: later(seconds(wait)),
-        policy: std::sync::Arc::clone(&policy.name),
-        fields: told.build(),
-    }
 }
