@@ -237,13 +237,21 @@ impl Reloader {
         let (source, metrics) = (Arc::clone(&self.source), Arc::clone(&self.metrics));
         let previous = self.current.load_full();
         let files = self.files.paths();
-        blocking(move || {
+        let loaded = blocking(move || {
             let seen = Files::look(files);
             let loaded = Loaded::load(&source, &metrics, Some(&previous))
                 .and_then(|loaded| is_better(loaded, &previous));
             loaded.map_err(|why| Box::new(Rejected { why, seen }))
         })
-        .await
+        .await;
+        if loaded.is_none() {
+            self.metrics.config_rejected();
+            tracing::error!(
+                generation = self.generation,
+                "a reload panicked, which is a bug: what is in force stays"
+            );
+        }
+        loaded
     }
 
     /// Swaps, or keeps; and says so.

@@ -15,6 +15,8 @@ use tokio::sync::Notify;
 pub(super) struct Watch {
     watcher: RecommendedWatcher,
     folders: BTreeSet<PathBuf>,
+    /// Those of them that cannot be.
+    unseen: BTreeSet<PathBuf>,
     /// Something happened in one of them.
     maybe: Arc<Notify>,
 }
@@ -40,6 +42,7 @@ impl Watch {
         Ok(Self {
             watcher,
             folders: BTreeSet::new(),
+            unseen: BTreeSet::new(),
             maybe,
         })
     }
@@ -53,7 +56,9 @@ impl Watch {
         }
         // Each anew: a folder of the same name may be another one.
         for folder in &wanted {
-            if let Err(e) = self.watcher.watch(folder, RecursiveMode::NonRecursive) {
+            if let Err(e) = self.watcher.watch(folder, RecursiveMode::NonRecursive)
+                && self.unseen.insert(folder.clone())
+            {
                 tracing::warn!(folder = %folder.display(), error = %e, "cannot watch a folder: changes in it are found by reload.poll");
             }
         }
