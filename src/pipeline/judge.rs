@@ -98,7 +98,8 @@ pub async fn judge<'r>(
     // The key and the limits, for the API alone. Who fails too often is not even heard.
     let client = client(snapshot, asked, witness);
     let policies = &snapshot.rate_limits;
-    let (mut key, mut authorization) = (None, Authorization::Own);
+    let mut authorization = Authorization::Own;
+    let handshake = websocket::handshake(&head.method, head.version, &head.headers);
     if routed.route.is_api() {
         let heard = policies.may_authenticate(client);
         heard.map_err(|limited| witness.limited(limited))?;
@@ -115,6 +116,7 @@ pub async fn judge<'r>(
             route: routed.route,
             lookup: routed.route == Route::VisitorsSearch
                 && lookup::searches_code(head.uri.query()),
+            opens_socket: matches!(handshake, Ok(Some(_))),
             key: authorized.key,
             client,
         };
@@ -122,7 +124,6 @@ pub async fn judge<'r>(
             Ok(fields) => witness.admitted(fields),
             Err(limited) => return Err(witness.limited(limited)),
         }
-        key = Some(authorized.key);
         authorization = Authorization::Judged(authorized.forwarded);
     }
     let rest = match routed.place {
@@ -135,14 +136,14 @@ pub async fn judge<'r>(
     };
 
     // Out to the backend.
-    let upgrade = websocket::handshake(&head.method, head.version, &head.headers)?;
+    let upgrade = handshake?;
     if upgrade.is_some() && asked.ahead {
         return Err(Reject::BadRequest(
             "Nothing may follow a WebSocket handshake before its answer.",
         ));
     }
-    if upgrade.is_some() {
-        let admitted = policies.judge_websocket(key, client, store).await;
+    if upgrade.is_some() && !routed.route.is_api() {
+        let admitted = policies.judge_websocket(client, store).await;
         admitted.map_err(|limited| witness.limited(limited))?;
     }
     let limit = routed.route.is_api().then_some(snapshot.api_max_body);

@@ -55,6 +55,8 @@ pub struct Subject {
     pub route: Route,
     /// Whether it searches for a visitor by a four-digit code: those can be tried out.
     pub lookup: bool,
+    /// Whether it opens a WebSocket.
+    pub opens_socket: bool,
     /// Position of its key.
     pub key: usize,
     /// Where it comes from.
@@ -164,25 +166,26 @@ impl RateLimits {
     /// Judges one request of the API: every policy that holds for it has to admit it. `None`: none
     /// that is enforced does.
     pub fn check(&self, subject: Subject) -> Result<Option<Fields>, Limited> {
-        let (route, lookup) = self.counting(subject);
         let key = self.key(subject.key);
-        self.take(route.iter().chain(lookup), key, subject.client)
+        self.take(self.counting(subject), key, subject.client)
     }
 
-    /// Positions of the policies that count a request for its route, and for what it searches.
-    fn counting(&self, subject: Subject) -> (&[usize], &[usize]) {
-        let lookup: &[usize] = if subject.lookup { &self.lookup } else { &[] };
-        (&self.routes[subject.route.index()], lookup)
+    /// Positions of the policies that count a request: for its route, for what it searches, for the
+    /// socket it opens.
+    fn counting(&self, subject: Subject) -> impl Iterator<Item = &usize> + Clone {
+        let lookup = subject.lookup.then_some(&self.lookup);
+        let socket = subject.opens_socket.then_some(&self.websocket);
+        let more = lookup.into_iter().chain(socket).flatten();
+        self.routes[subject.route.index()].iter().chain(more)
     }
 
     fn key(&self, position: usize) -> Option<u64> {
         self.keys.get(position).copied()
     }
 
-    /// Judges a new WebSocket. `key`: the position of its key, where it needs one.
-    pub fn check_websocket(&self, key: Option<usize>, client: IpAddr) -> Result<(), Limited> {
-        let key = key.and_then(|key| self.key(key));
-        self.take(self.websocket.iter(), key, client).map(drop)
+    /// Judges a new WebSocket of a page; one of the API is judged with its request.
+    pub fn check_websocket(&self, client: IpAddr) -> Result<(), Limited> {
+        self.take(self.websocket.iter(), None, client).map(drop)
     }
 
     /// Judges a new connection; where all replicas count, [`RateLimits::judge_connection`] does.
@@ -411,6 +414,7 @@ mod tests {
         Subject {
             route: Route::Visitor,
             lookup: false,
+            opens_socket: false,
             key,
             client: client.parse().unwrap(),
         }
@@ -504,7 +508,7 @@ mod tests {
             assert!(limits.check(subject(route, lookup)).is_ok());
             assert!(limits.check(subject(route, lookup)).is_err());
         }
-        assert!(limits.check_websocket(None, ONE.parse().unwrap()).is_ok());
+        assert!(limits.check_websocket(ONE.parse().unwrap()).is_ok());
         assert!(limits.check_connection(ONE.parse().unwrap()).is_ok());
     }
 
@@ -516,8 +520,13 @@ mod tests {
         ]);
         let (one, two) = (ONE.parse().unwrap(), "192.0.2.2".parse().unwrap());
         assert!(limits.check(by(0, ONE)).is_ok());
-        assert!(limits.check_websocket(None, one).is_ok());
-        assert!(limits.check_websocket(Some(0), two).is_err());
+        assert!(limits.check_websocket(one).is_ok());
+        assert!(limits.check_websocket(two).is_err());
+        let opens_socket = Subject {
+            opens_socket: true,
+            ..by(0, ONE)
+        };
+        assert!(limits.check(opens_socket).is_err());
         assert!(limits.check_connection(one).is_ok());
         assert!(limits.check_connection(one).is_err());
         assert!(limits.check_connection(two).is_ok());

@@ -23,10 +23,8 @@ impl RateLimits {
         // Boxed: who has no store does not carry this around.
         Box::pin(async {
             let (key, client) = (self.key(subject.key), subject.client);
-            let mut asked = self.asked(&self.failed_auth, None, client, false);
-            let (route, lookup) = self.counting(subject);
-            asked.extend(self.asked(route, key, client, true));
-            asked.extend(self.asked(lookup, key, client, true));
+            let mut asked = self.asked(self.failed_auth.iter(), None, client, false);
+            asked.extend(self.asked(self.counting(subject), key, client, true));
             match self.ask(&asked, store).await {
                 Some(judged) => judged,
                 None => {
@@ -39,20 +37,14 @@ impl RateLimits {
     }
 
     /// As [`RateLimits::check_websocket`].
-    pub async fn judge_websocket(
-        &self,
-        key: Option<usize>,
-        client: IpAddr,
-        store: &Client,
-    ) -> Result<(), Limited> {
+    pub async fn judge_websocket(&self, client: IpAddr, store: &Client) -> Result<(), Limited> {
         if self.shared.is_none() || self.websocket.is_empty() {
-            return self.check_websocket(key, client);
+            return self.check_websocket(client);
         }
-        let of_key = key.and_then(|key| self.key(key));
-        let asked = self.asked(&self.websocket, of_key, client, true);
+        let asked = self.asked(self.websocket.iter(), None, client, true);
         match Box::pin(self.ask(&asked, store)).await {
             Some(judged) => judged.map(drop),
-            None => self.check_websocket(key, client),
+            None => self.check_websocket(client),
         }
     }
 
@@ -61,7 +53,7 @@ impl RateLimits {
         if self.shared.is_none() || self.connection.is_empty() {
             return Ok(());
         }
-        let asked = self.asked(&self.connection, None, client, true);
+        let asked = self.asked(self.connection.iter(), None, client, true);
         match Box::pin(self.ask(&asked, store)).await {
             Some(judged) => judged.map(drop),
             None => self.take(self.connection.iter(), None, client).map(drop),
@@ -75,7 +67,7 @@ impl RateLimits {
             self.failed_to_authenticate(client);
             return Ok(());
         }
-        let asked = self.asked(&self.failed_auth, None, client, true);
+        let asked = self.asked(self.failed_auth.iter(), None, client, true);
         match Box::pin(self.ask(&asked, store)).await {
             Some(judged) => judged.map(drop),
             None => {
@@ -86,14 +78,14 @@ impl RateLimits {
         }
     }
 
-    fn asked(
+    fn asked<'p>(
         &self,
-        positions: &[usize],
+        positions: impl Iterator<Item = &'p usize>,
         key: Option<u64>,
         client: IpAddr,
         takes: bool,
     ) -> Vec<Asked<'_>> {
-        let held = positions.iter().map(|at| &self.policies[*at]);
+        let held = positions.map(|at| &self.policies[*at]);
         held.filter(|policy| policy.holds_for(client))
             .map(|policy| {
                 let whose = policy.whose(key, client);

@@ -122,6 +122,25 @@ async fn new_sockets_are_limited_and_open_ones_are_not() {
 }
 
 #[tokio::test]
+async fn a_socket_of_the_api_that_is_refused_takes_nothing_of_its_key() {
+    let backend = Backend::upgrades_and_echoes_messages();
+    let policies = "{ name = 'k', per = 'key', rate = '3/1h' }, { name = 'sockets', match = 'websocket', per = 'global', rate = '1/1h' }";
+    let gateway = with(&backend, policies).start().await;
+    let key = [("authorization", KEY)];
+    let _open = websocket(&gateway, "/cobrowsing/api/s", &key)
+        .await
+        .unwrap();
+    for _ in 0..5 {
+        let refused = websocket(&gateway, "/cobrowsing/api/s", &key).await;
+        assert!(refused.unwrap_err().to_string().contains("429"));
+    }
+    let mut client = Client::connect(&gateway, Proto::H1).await;
+    for expected in [200, 200, 429] {
+        assert_eq!(status(&mut client, "GET", "/1").await, expected);
+    }
+}
+
+#[tokio::test]
 async fn new_connections_are_limited_per_client() {
     let backend = Backend::well();
     let policy = "{ name = 'new', match = 'connection', per = 'client', rate = '2/1h' }";
