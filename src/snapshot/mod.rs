@@ -101,6 +101,7 @@ impl Snapshot {
                 "public.proxy_protocol is on and public.trusted_proxies is empty: nobody could connect; name the networks of the load balancers, e.g. [\"10.0.0.0/8\"]".into(),
             ));
         }
+        check_spans(config)?;
         let backend = if uses_built_in(config) {
             format!("http://{}", config.visitor.listen)
         } else {
@@ -219,6 +220,26 @@ pub fn workers(config: &Config) -> NonZeroUsize {
         Workers::Count(count) => count,
         Workers::Auto => std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
     }
+}
+
+/// Times in which something is to happen again and again, or a tunnel to end.
+fn check_spans(config: &Config) -> Result<(), ConfigError> {
+    let websocket = &config.websocket;
+    for (key, span) in [
+        (
+            "upstream.health_interval",
+            Some(config.upstream.health_interval),
+        ),
+        ("websocket.idle", websocket.idle.on()),
+        ("websocket.max_age", websocket.max_age.on()),
+        ("websocket.ping", websocket.ping.on()),
+        ("reload.poll", config.reload.poll.on()),
+    ] {
+        if span.is_some_and(|span| span.0.is_zero()) {
+            return Err(ConfigError::new(key, "0s", "a time that is not 0"));
+        }
+    }
+    Ok(())
 }
 
 /// Names become labels of metrics: plain, and each once.

@@ -148,6 +148,8 @@ fn a_mistake_in_the_file_is_named_with_what_is_allowed() {
             "[rate_limit]\nreplicas = 0\n",
             &["gateway.toml:7:", "replicas"],
         ),
+        ("[websocket]\nping = '0s'\n", &["websocket.ping", "not 0"]),
+        ("[reload]\npoll = '0ms'\n", &["reload.poll", "not 0"]),
         ("not toml\n", &["gateway.toml:6:"]),
     ] {
         let folder = Folder::new().with_certificate();
