@@ -1,8 +1,10 @@
 //! A backend over raw TCP that does exactly what it is told, a thread a connection, and remembers
 //! what it got.
 
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -52,7 +54,8 @@ struct Shared {
     bytes: Mutex<Vec<u8>>,
     sent: AtomicUsize,
     stop: AtomicBool,
-    streams: Mutex<Vec<TcpStream>>,
+    /// Open ones, to close them with the backend.
+    streams: Mutex<HashMap<RawFd, TcpStream>>,
 }
 
 /// A running backend; dropping it closes its connections.
@@ -320,7 +323,7 @@ impl Drop for Backend {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
         TcpStream::connect(self.address).ok(); // ends the accepting thread
-        for stream in self.shared.streams.lock().unwrap().drain(..) {
+        for (_, stream) in self.shared.streams.lock().unwrap().drain() {
             stream.shutdown(Shutdown::Both).ok();
         }
     }
@@ -333,7 +336,13 @@ fn serve(stream: TcpStream, shared: &Arc<Shared>, script: &dyn Fn(&mut Conn)) {
     let Ok(clone) = stream.try_clone() else {
         return;
     };
-    shared.streams.lock().unwrap().push(clone);
+    let held = clone.as_raw_fd();
+    shared.streams.lock().unwrap().insert(held, clone);
+    converse(stream, shared, script);
+    shared.streams.lock().unwrap().remove(&held);
+}
+
+fn converse(stream: TcpStream, shared: &Arc<Shared>, script: &dyn Fn(&mut Conn)) {
     // Who says nothing only tests whether somebody is there.
     if !matches!(stream.peek(&mut [0]), Ok(1)) {
         stream.shutdown(Shutdown::Both).ok();
