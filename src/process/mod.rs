@@ -75,8 +75,11 @@ pub fn run(
     let source = Arc::new(source);
     // What follows is logged, and how, is written there.
     let written = source.read().map_err(|e| Failed(e.to_string()))?;
+    let files = make_room_for_files(written.limits.connections);
     let log = Arc::new(telemetry::start_log(&written.log));
-    raise_file_limit();
+    if let Err(e) = files {
+        tracing::warn!(error = %e, "cannot raise the limit of open files");
+    }
     let metrics = Arc::new(Metrics::new().map_err(|e| failed("metrics", e))?);
     let loaded = Loaded::load(&source, &metrics, None).map_err(|e| failed("configuration", e))?;
     let reloader = Reloader::start(source, loaded, Arc::clone(&metrics), Arc::clone(&log));
@@ -321,12 +324,22 @@ async fn tell_of_store(current: Current) {
     }
 }
 
-/// Each tunnel takes two files; the usual soft limit is 1,024.
-fn raise_file_limit() {
+/// Each tunnel takes two files; the usual soft limit is 1,024. The kernel's table of a process' files
+/// grows by doubling, and each time a process with threads waits for milliseconds in which no request
+/// is served: it is made as large as so many connections need while there is one thread.
+fn make_room_for_files(connections: usize) -> std::io::Result<()> {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    if let Err(e) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(error = %e, "cannot raise the limit of open files");
-    }
+    setrlimit(Resource::Nofile, limit)?;
+    let most = limit
+        .maximum
+        .map_or(i32::MAX, |most| i32::try_from(most).unwrap_or(i32::MAX));
+    let needed = i32::try_from(2 * connections + 64).unwrap_or(i32::MAX);
+    // A number as high as that, taken and given back. Where it cannot be had, the table grows later.
+    drop(rustix::io::fcntl_dupfd_cloexec(
+        std::io::stdin(),
+        needed.min(most - 1),
+    ));
+    Ok(())
 }
