@@ -130,6 +130,12 @@ impl FromText for Count {
     }
 }
 
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(Text::<Self>(std::marker::PhantomData))
+    }
+}
+
 impl FromText for PathBuf {
     const ALLOWED: &'static str = "a path";
     fn from_text(text: &str) -> Option<Self> {

@@ -60,6 +60,8 @@ pub struct Way<'r> {
     pub host: usize,
     /// What it is for.
     pub route: Route,
+    /// Whom the limits take it for.
+    pub client: IpAddr,
     /// The canonical path below the base path.
     pub rest: Cow<'r, str>,
     /// What the backend gets as `Authorization`.
@@ -155,6 +157,7 @@ pub async fn judge<'r>(
     Ok(Verdict::Forward(Way {
         host,
         route: routed.route,
+        client,
         rest,
         authorization,
         upgrade,

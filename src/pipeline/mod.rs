@@ -165,14 +165,22 @@ async fn answer(
     };
     let judged = judge(&snapshot, &asked, &session.worker.store, &mut told).await;
     // What is not needed any more does not wait with it for the backend.
-    let (out, upgrade, limit, rewrites_body) = match judged? {
+    let (out, ask, upgrade, limit, rewrites_body) = match judged? {
         Verdict::AddSlash => {
             return Ok(Answered::Full(add_slash(&snapshot, head.uri.query())));
         }
         Verdict::Forward(way) => {
             let mut out = BytesMut::with_capacity(1 << 10);
             way.write(&snapshot, &asked, &record.request_id, &mut out);
-            (out, way.upgrade, way.limit, way.rewrites_body)
+            let ask = Ask {
+                head: head.method == Method::HEAD,
+                safe: head.method.is_safe(),
+                upgrade: way.upgrade.is_some(),
+                route: way.route,
+                client: way.client,
+                spared: snapshot.upstream.admission.spare(&way.rest),
+            };
+            (out, ask, way.upgrade, way.limit, way.rewrites_body)
         }
     };
     let upload = (framing != Framing::None).then(|| {
@@ -183,11 +191,6 @@ async fn answer(
             snapshot.body_timeout,
         )
     });
-    let ask = Ask {
-        head: head.method == Method::HEAD,
-        safe: head.method.is_safe(),
-        upgrade: upgrade.is_some(),
-    };
     let sent = Instant::now();
     let answered = session
         .worker

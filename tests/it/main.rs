@@ -34,6 +34,7 @@ mod keys;
 mod last_call;
 mod limits;
 mod operators;
+mod overload;
 mod ping;
 mod policies;
 mod proxy_protocol;
