@@ -12,7 +12,7 @@
 //!
 //! Until answers have become slower there is no limit but the configured one.
 
-use super::pace::Pace;
+use super::pace::{HELD_BACK, Pace};
 use crate::names::Route;
 
 /// Times are microseconds.
@@ -41,8 +41,10 @@ const LOOK_FIRST: u64 = 3 * SECOND;
 /// Between two looks at least so long; and so many times as long as the last took.
 const LOOK_EVERY: u64 = 10 * SECOND;
 const LOOK_SELDOM: u64 = 20;
-/// A look that has seen nothing by then is given up.
+/// A look that has not seen enough by then takes what it has seen: so long, and this many times as
+/// long as answers took before.
 const LOOK_LONGEST: u64 = 2 * SECOND;
+const LOOK_ANSWERS: f64 = 2.0;
 /// After so long without requests everything known of the load is over.
 const QUIET: u64 = 5 * SECOND;
 
@@ -52,7 +54,7 @@ pub(super) struct Window {
     pub(super) now: u64,
     /// The limit is never above.
     pub(super) most: u32,
-    /// The limit is never below, but for moments of looking.
+    /// So many in flight are never too many; the limit is never below, but for moments of looking.
     pub(super) least: u32,
     /// Requests in flight now, and most of them in this window.
     pub(super) in_flight: u32,
@@ -81,8 +83,9 @@ pub(super) struct Adaptive {
     /// The fastest answer of each route without load, as far as known.
     unloaded: [Option<f64>; Route::ALL.len()],
     look: Look,
-    /// Most in flight while looking.
+    /// Most in flight while looking, and how long each part of it may take.
     held: f64,
+    longest: u64,
     last: u64,
     /// Whether it was told that requests are refused, and when one was last.
     told: bool,
@@ -109,6 +112,7 @@ impl Default for Adaptive {
             unloaded: [None; Route::ALL.len()],
             look: Look::None,
             held: 1.0,
+            longest: LOOK_LONGEST,
             last: 0,
             told: false,
             last_refused: 0,
@@ -132,14 +136,14 @@ impl Adaptive {
         match self.look {
             Look::Emptying(since) => {
                 let empty = f64::from(window.in_flight) <= self.held;
-                if empty || now - since > LOOK_LONGEST {
+                if empty || now - since > self.longest {
                     self.look = Look::Looking(now);
                 }
                 self.hold(now, true)
             }
             Look::Looking(since) => {
-                let done = self.look_up(window);
-                if !done && now - since <= LOOK_LONGEST {
+                let over = now - since > self.longest;
+                if !self.look_up(window, over) && !over {
                     return self.hold(now, false);
                 }
                 self.look = Look::From(now + LOOK_EVERY.max((now - since) * LOOK_SELDOM));
@@ -163,6 +167,7 @@ impl Adaptive {
                     self.look = Look::Emptying(now);
                     let part = HOLD_BACK.min(IDLE_HANDS * unloaded / slowest);
                     self.held = (self.limit * part).ceil();
+                    self.longest = LOOK_LONGEST.max((slowest * LOOK_ANSWERS) as u64);
                     return self.hold(now, true);
                 }
                 self.go_on(now, slowest, false)
@@ -188,14 +193,19 @@ impl Adaptive {
         }
     }
 
-    /// How fast the backend is without load; `false`: not enough was seen.
-    fn look_up(&mut self, window: &Window) -> bool {
+    /// How fast the backend is without load, from few answers, too, where the look is `over`;
+    /// `false`: not enough was seen.
+    fn look_up(&mut self, window: &Window, over: bool) -> bool {
         let mut done = false;
         for (unloaded, pace) in self.unloaded.iter_mut().zip(window.paces) {
-            if let Pace::Fastest(fastest) = pace {
-                *unloaded = Some(fastest.into());
-                done = true;
-            }
+            let fastest = match pace {
+                Pace::Fastest(fastest) => fastest,
+                Pace::Few(fastest) if over => fastest,
+                Pace::HeldBack => HELD_BACK,
+                Pace::Few(_) | Pace::Unknown | Pace::AllGaveUp(_) => continue,
+            };
+            *unloaded = Some(fastest.into());
+            done = true;
         }
         done
     }
@@ -205,9 +215,16 @@ impl Adaptive {
     /// of any.
     fn compare(&mut self, window: &Window, rate: f64) -> (f64, f64) {
         let (mut gradient, mut slowest) = (f64::INFINITY, (0.0, 0.0));
+        let mut held_back = false;
         for (unloaded, pace) in self.unloaded.iter_mut().zip(window.paces) {
             let (took, known) = match pace {
-                Pace::Unknown => continue,
+                Pace::Unknown | Pace::Few(_) => continue,
+                Pace::HeldBack => {
+                    // Who leaves earlier than that is impatient: it is no sign of load.
+                    unloaded.get_or_insert(HELD_BACK.into());
+                    held_back = true;
+                    continue;
+                }
                 Pace::Fastest(fastest) => {
                     let fastest = f64::from(fastest);
                     let known = unloaded.get_or_insert(fastest);
@@ -233,11 +250,17 @@ impl Adaptive {
                 slowest = (took, known);
             }
         }
+        let peak = f64::from(window.peak.max(1));
         if slowest.0 == 0.0 {
+            // Nothing speaks for the limit any more, and it is not an old queue that is answered.
+            if held_back && peak <= self.limit {
+                self.limit = (self.limit * 2.0).min(window.most.into());
+            }
             return slowest;
         }
-        if gradient < 1.0 {
-            let peak = f64::from(window.peak.max(1));
+        // If so few are slow, it is not for their number.
+        let few = window.peak <= window.least && !window.refused;
+        if gradient < 1.0 && !few {
             // A limit that nobody reached is not what kept it so low.
             let (before, filled) = if window.refused {
                 (self.limit, (self.limit / peak).clamp(1.0, UNFILLED))
@@ -293,12 +316,15 @@ mod tests {
         service: f64,
         /// After so long clients are gone.
         patience: f64,
+        least: u32,
         adaptive: Adaptive,
         now: u64,
         limit: u32,
         in_flight: f64,
         /// How long the last window was.
         span: f64,
+        /// Answers, or clients that gave up, since the last judgement.
+        counted: f64,
     }
 
     impl Model {
@@ -307,16 +333,33 @@ mod tests {
                 hands: hands.into(),
                 service: f64::from(service_ms) * MS as f64,
                 patience: f64::INFINITY,
+                least: 4,
                 adaptive: Adaptive::default(),
                 now: SECOND,
                 limit: u32::MAX,
                 in_flight: 0.0,
                 span: 0.0,
+                counted: 0.0,
             }
         }
 
         fn latency(&self) -> f64 {
             self.service * (self.in_flight / self.hands).max(1.0)
+        }
+
+        fn pace(&mut self, answers: f64) -> Pace {
+            self.counted += answers;
+            let (took, enough) = (self.latency(), self.counted >= 8.0);
+            if enough {
+                self.counted = 0.0;
+            }
+            match enough {
+                true if took > self.patience => Pace::AllGaveUp(self.patience as u32),
+                true if took >= HELD_BACK.into() => Pace::HeldBack,
+                true => Pace::Fastest(took as u32),
+                false if self.counted < 1.0 || took >= HELD_BACK.into() => Pace::Unknown,
+                false => Pace::Few(took as u32),
+            }
         }
 
         /// Lets requests come for a while, so many times as many as the backend can do; what part
@@ -334,15 +377,11 @@ mod tests {
                 self.in_flight = wanted.min(self.limit.into());
                 let answers = self.in_flight.min(self.hands) / self.service * self.span;
                 let mut paces = [Pace::Unknown; Route::ALL.len()];
-                paces[Route::Page.index()] = if self.latency() < self.patience {
-                    Pace::Fastest(self.latency() as u32)
-                } else {
-                    Pace::AllGaveUp(self.patience as u32)
-                };
+                paces[Route::Page.index()] = self.pace(answers);
                 let turn = self.adaptive.turn(&Window {
                     now: self.now,
                     most: 10_000,
-                    least: 4,
+                    least: self.least,
                     in_flight: self.in_flight as u32,
                     peak: self.in_flight as u32,
                     refused: wanted > self.limit.into(),
@@ -350,6 +389,9 @@ mod tests {
                     paces,
                 });
                 (self.now, self.limit) = (turn.next, turn.limit);
+                if turn.afresh {
+                    self.counted = 0.0;
+                }
                 self.span = (self.now - before) as f64;
                 done += self.span * self.in_flight.min(self.hands);
                 all += self.span * self.hands;
@@ -408,5 +450,44 @@ mod tests {
         model.service *= 10.0;
         model.run(60, 0.9);
         assert!(model.limit >= 180, "{}", model.limit);
+        // So slow that few answers come while it is looked at.
+        let mut model = Model::new(200, 20);
+        model.least = 32;
+        model.run(5, 0.5);
+        model.service = 3.0 * SECOND as f64;
+        model.run(120, 0.9);
+        assert!(model.limit >= 180, "{}", model.limit);
+    }
+
+    #[test]
+    fn answers_that_always_take_long_are_no_overload() {
+        let mut model = Model::new(200, 6_000);
+        model.run(60, 0.5);
+        assert_eq!(model.limit, 10_000);
+        // Nor are clients that do not wait for them, once somebody has.
+        model.patience = 2.0 * SECOND as f64;
+        model.run(10, 0.5);
+        assert_eq!(model.limit, 10_000);
+        // Who begins with such clients comes out of it.
+        let mut model = Model::new(200, 6_000);
+        model.patience = 2.0 * SECOND as f64;
+        model.run(10, 0.5);
+        assert!(model.limit < 100, "{}", model.limit);
+        model.patience = f64::INFINITY;
+        model.run(120, 0.5);
+        assert!(model.limit > 200, "{}", model.limit);
+    }
+
+    #[test]
+    fn so_few_as_are_never_too_many_do_not_move_the_limit() {
+        let mut model = Model::new(24, 20);
+        model.least = 24;
+        model.run(5, 1.0);
+        model.service *= 20.0;
+        model.run(5, 1.0);
+        assert_eq!(model.limit, 10_000);
+        model.patience = model.service / 2.0;
+        model.run(5, 1.0);
+        assert_eq!(model.limit, 10_000);
     }
 }

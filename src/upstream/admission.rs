@@ -87,9 +87,6 @@ pub struct Admission {
     adaptive: Mutex<Adaptive>,
 }
 
-/// An answer that took longer is one the backend held back on purpose: it tells nothing of its load.
-const HELD_BACK: Duration = Duration::from_secs(5);
-
 impl Default for Admission {
     fn default() -> Self {
         Self {
@@ -266,10 +263,8 @@ impl Place<'_> {
             return;
         };
         let took = since.elapsed();
-        if took < HELD_BACK {
-            let took_us = u32::try_from(took.as_micros()).unwrap_or(u32::MAX).max(1);
-            note(&self.admission.seen[self.route.index()], took_us);
-        }
+        let took_us = u32::try_from(took.as_micros()).unwrap_or(u32::MAX).max(1);
+        note(&self.admission.seen[self.route.index()], took_us);
         let now = since.duration_since(self.admission.began) + took;
         self.admission.turn(self.rules, now);
     }
