@@ -46,6 +46,7 @@ mod shared_figures;
 mod shared_limits;
 mod shared_script;
 mod shared_store;
+mod slow_answers;
 mod tunnel_ends;
 mod visitor;
 mod websocket;
