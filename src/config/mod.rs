@@ -470,14 +470,14 @@ pub struct Overload {
     /// Let fewer requests than `limits.requests` in when the backend's answers become slow.
     #[schemars(extend("x-applies" = LIVE))]
     pub adaptive: bool,
-    /// With so many in flight or fewer nobody is refused for that.
+    /// So many in flight are never too many, however slow answers are; there are never fewer places.
     #[schemars(extend("x-applies" = LIVE))]
     pub least: Count,
     /// When new WebSockets are refused: `last`, after pages and the API, or `first`.
     #[schemars(extend("x-applies" = LIVE))]
     pub sockets: Turn,
     /// Paths below the base path that are neither counted nor measured, with what lies below them:
-    /// those where the backend holds its answer back (long polling).
+    /// those where the backend holds its answer back (long polling), e.g. `["/poll", "/api/wait"]`.
     #[schemars(extend("x-applies" = LIVE))]
     pub except: Vec<String>,
 }

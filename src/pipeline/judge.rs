@@ -19,6 +19,7 @@ use crate::stages::auth::Admitted;
 use crate::stages::headers::{self, Authorization, Framing, Outgoing};
 use crate::stages::route::{Place, Routed};
 use crate::stages::{lookup, websocket};
+use crate::upstream::Ask;
 
 /// What is judged.
 pub struct Asked<'r> {
@@ -184,6 +185,18 @@ impl Way<'_> {
             ["/", ""]
         } else {
             [&snapshot.upstream_base, &self.rest]
+        }
+    }
+
+    /// What the backend's side has to know of it.
+    pub fn ask(&self, snapshot: &Snapshot, method: &Method) -> Ask {
+        Ask {
+            head: method == Method::HEAD,
+            safe: method.is_safe(),
+            upgrade: self.upgrade.is_some(),
+            route: self.route,
+            client: self.client,
+            spared: snapshot.upstream.admission.spare(&self.rest),
         }
     }
 

@@ -27,7 +27,7 @@ use crate::stages::headers::Framing;
 use crate::stages::route::Routed;
 use crate::stages::websocket;
 use crate::telemetry::{Record, Recorder};
-use crate::upstream::{Answer, Ask, Connection, Upload};
+use crate::upstream::{Answer, Connection, Upload};
 
 pub use judge::{Asked, Verdict, Way, Witness, framing, judge};
 use session::InFlight;
@@ -172,14 +172,7 @@ async fn answer(
         Verdict::Forward(way) => {
             let mut out = BytesMut::with_capacity(1 << 10);
             way.write(&snapshot, &asked, &record.request_id, &mut out);
-            let ask = Ask {
-                head: head.method == Method::HEAD,
-                safe: head.method.is_safe(),
-                upgrade: way.upgrade.is_some(),
-                route: way.route,
-                client: way.client,
-                spared: snapshot.upstream.admission.spare(&way.rest),
-            };
+            let ask = way.ask(&snapshot, &head.method);
             (out, ask, way.upgrade, way.limit, way.rewrites_body)
         }
     };

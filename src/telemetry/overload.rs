@@ -18,6 +18,11 @@ pub enum Kind {
 impl Kind {
     /// Label values, in the order of the variants.
     const ALL: [&str; 3] = ["api", "socket", "page"];
+
+    /// Its label value.
+    pub fn as_str(self) -> &'static str {
+        Self::ALL[self as usize]
+    }
 }
 
 /// Why there was no room.

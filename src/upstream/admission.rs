@@ -45,7 +45,7 @@ impl Rules {
     }
 
     /// The share of the places, in tenths, that requests of this kind may fill.
-    fn tenths(&self, kind: Kind) -> u64 {
+    pub fn tenths(&self, kind: Kind) -> u64 {
         match (kind, self.sockets_last) {
             (Kind::Socket, true) | (Kind::Api, false) => 10,
             (Kind::Api, true) | (Kind::Page, false) => 9,

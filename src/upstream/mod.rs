@@ -75,13 +75,18 @@ pub struct Ask {
 }
 
 impl Ask {
+    /// What it is where there is not room for all.
+    pub fn kind(&self) -> Kind {
+        match () {
+            () if self.upgrade => Kind::Socket,
+            () if self.route.is_api() => Kind::Api,
+            () => Kind::Page,
+        }
+    }
+
     fn asker(&self) -> Asker {
         Asker {
-            kind: match () {
-                () if self.upgrade => Kind::Socket,
-                () if self.route.is_api() => Kind::Api,
-                () => Kind::Page,
-            },
+            kind: self.kind(),
             route: self.route,
             client: self.client,
         }
