@@ -8,6 +8,7 @@
 //! there are is found by [`super::adaptive`].
 
 use std::cell::Cell;
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -64,7 +65,7 @@ pub(super) struct Asker {
 
 /// Counters of clients. A client has one by the hash of its address; that two share one is rare
 /// and costs them a part of their shares (stochastic fairness: McKenney, INFOCOM 1990).
-const CLIENTS: usize = 1 << 12;
+const CLIENTS: usize = 1 << 14;
 
 /// The places, one for the process.
 pub struct Admission {
@@ -73,8 +74,9 @@ pub struct Admission {
     /// Answers in this window.
     answers: AtomicU32,
     clients: Box<[AtomicU32]>,
-    /// An odd number of this process: who does not know it cannot choose addresses that meet.
-    multiplier: u64,
+    /// Of this process: who does not know it cannot choose addresses that meet, and neighbours do not
+    /// meet more often than others, as they could with a mere multiplication.
+    hasher: RandomState,
     /// Places there are by what was found out.
     limit: AtomicU32,
     /// When the window is over, microseconds since `began`.
@@ -94,7 +96,7 @@ impl Default for Admission {
             in_flight: AtomicU32::new(0),
             answers: AtomicU32::new(0),
             clients: (0..CLIENTS).map(|_| AtomicU32::new(0)).collect(),
-            multiplier: fastrand::u64(..) | 1,
+            hasher: RandomState::new(),
             limit: AtomicU32::new(u32::MAX),
             window_ends: AtomicU64::new(0),
             peak: AtomicU32::new(0),
@@ -158,13 +160,9 @@ impl Admission {
         Err(cause)
     }
 
-    /// The counter of a client, by multiply-shift hashing (Dietzfelbinger and others, 1997).
+    /// The counter of a client.
     fn counter(&self, client: IpAddr) -> usize {
-        let key = match network(client) {
-            IpAddr::V4(v4) => u64::from(v4.to_bits()),
-            IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64,
-        };
-        (key.wrapping_mul(self.multiplier) >> (u64::BITS - CLIENTS.ilog2())) as usize
+        self.hasher.hash_one(network(client)) as usize % CLIENTS
     }
 
     /// Once a window, whoever comes first finds out how many places there are from now on.
@@ -329,7 +327,12 @@ mod tests {
 
     #[test]
     fn a_client_holds_as_many_as_are_free() {
-        let admission = Admission::default();
+        // Three that do not happen to share a counter.
+        let admission = std::iter::repeat_with(Admission::default).find(|admission| {
+            let [a, b, c] = [1, 2, 3].map(|n| admission.counter(asker(Kind::Socket, n).client));
+            a != b && b != c && a != c
+        });
+        let admission = admission.unwrap();
         let rules = rules(100);
         let greedy = |client| {
             let admit = |_| admission.admit(&rules, asker(Kind::Socket, client), true);
@@ -348,6 +351,20 @@ mod tests {
         );
         drop(first);
         assert!(greedy(2).len() > 10);
+    }
+
+    #[test]
+    fn three_neighbours_hardly_ever_share_a_counter() {
+        // Addresses that are only multiplied would do so in a hundred processes of these.
+        let mut admission = Admission::default();
+        let shared = (0..100_000).filter(|_| {
+            admission.hasher = RandomState::new();
+            let counter = |n: u32| admission.counter(asker(Kind::Page, 0x0a00_0000 + n).client);
+            let mut counters: Vec<_> = (0..10).map(counter).collect();
+            counters.sort_unstable();
+            counters.windows(3).any(|three| three[0] == three[2])
+        });
+        assert!(shared.count() < 5);
     }
 
     #[test]

@@ -227,7 +227,7 @@ async fn at_four_times_its_capacity_the_backend_is_busy_and_who_is_admitted_wait
 
 #[tokio::test]
 async fn a_backend_that_was_slow_for_a_while_gets_all_requests_again() {
-    let hands = Hands::new(50, 20);
+    let hands = Hands::new(50, 100);
     let backend = busy_backend(&hands);
     let gateway = before(&backend).toml("overload.least = 4").start().await;
     let crowd = Crowd::gather(&gateway, 100, Duration::from_millis(500), None);
@@ -236,7 +236,7 @@ async fn a_backend_that_was_slow_for_a_while_gets_all_requests_again() {
     hands.service_ms.store(2000, Ordering::Relaxed);
     crowd.forget();
     until("refusals", || crowd.score().1 > 100).await;
-    hands.service_ms.store(20, Ordering::Relaxed);
+    hands.service_ms.store(100, Ordering::Relaxed);
     crowd.until_well(100).await;
     crowd.go().await;
 }
