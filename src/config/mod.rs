@@ -470,7 +470,8 @@ pub struct Overload {
     /// Let fewer requests than `limits.requests` in when the backend's answers become slow.
     #[schemars(extend("x-applies" = LIVE))]
     pub adaptive: bool,
-    /// So many in flight are never too many, however slow answers are; there are never fewer places.
+    /// So many in flight make places no fewer, however slow answers are; there are never fewer than
+    /// these, but for moments of looking how fast the backend is without load.
     #[schemars(extend("x-applies" = LIVE))]
     pub least: Count,
     /// When new WebSockets are refused: `last`, after pages and the API, or `first`.
