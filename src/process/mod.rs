@@ -32,6 +32,7 @@ use crate::config::{self, Config, LimitStore, Source};
 use crate::drain::{Drain, Leaving};
 use crate::snapshot::{self, Current, Loaded, Reloader, Snapshot};
 use crate::telemetry::{self, ClosedBy, Metrics, manager};
+use crate::upstream::Admission;
 use crate::upstream::health::Health;
 
 /// Why the gateway did not start or had to end.
@@ -94,6 +95,7 @@ pub fn run(
     let visitor = listening.visitor().map_err(cannot_listen)?;
     let built_in = built_in::start(config, &current, &drain, visitor, accepting.clone())?;
 
+    let admission = Arc::<Admission>::default();
     let hands = listening.deal(snapshot::workers(config).get());
     let workers = worker::start(
         hands.map_err(cannot_listen)?,
@@ -102,6 +104,7 @@ pub fn run(
             metrics: Arc::clone(&metrics),
             drain: drain.clone(),
             places: Arc::default(),
+            admission: Arc::clone(&admission),
             open: accepting.from.clone(),
         },
     )?;
@@ -153,6 +156,8 @@ pub fn run(
         let listener = listener.map_err(|e| failed("admin.listen", e))?;
         let admin = Rc::new(Admin {
             metrics: Arc::clone(&metrics),
+            current: Arc::clone(&current),
+            admission,
             started: Cell::new(true),
             draining: Cell::new(false),
             health,
