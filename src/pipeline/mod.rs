@@ -47,6 +47,9 @@ pub async fn handle(
         request.method(),
         request.version(),
     );
+    if flaw.is_none() {
+        record.measure(request.uri(), request.headers());
+    }
     let in_flight = InFlight::begin(session);
     let session = &*in_flight;
     record.request_id = request_id(session, request.headers());

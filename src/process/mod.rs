@@ -117,7 +117,7 @@ pub fn run(
         if let Some(predecessor) = handed.predecessor().map_err(|e| failed("hand-over", e))? {
             take_over(predecessor, &health, &mut signals).await?;
             handed.done();
-            metrics.handovers_taken.inc();
+            metrics.process.handovers_taken.inc();
         }
         accepting.from.cancel();
 
@@ -230,7 +230,7 @@ async fn until_leaving(
                     // Dropped, the new process is ended: it has accepted nothing yet.
                     Asked::End => return Leaving::Shutdown,
                     Asked::Upgrade => {
-                        metrics.handovers_refused.inc();
+                        metrics.process.handovers_refused.inc();
                         tracing::warn!("SIGUSR2 during a hand-over: one at a time");
                     }
                 },
@@ -239,7 +239,7 @@ async fn until_leaving(
         match outcome {
             Ok(()) => return Leaving::Handover,
             Err(why) => {
-                metrics.handovers_failed.inc();
+                metrics.process.handovers_failed.inc();
                 tracing::error!(why, "no hand-over: this process goes on");
             }
         }
@@ -257,7 +257,7 @@ async fn drain_all(
     signals: &mut Signals,
 ) {
     admin.draining.set(true);
-    admin.metrics.draining.set(1);
+    admin.metrics.process.draining.set(1);
     let delay = match leaving {
         Leaving::Shutdown => {
             manager::stopping();
@@ -289,11 +289,14 @@ async fn drain_all(
     let metrics = &admin.metrics;
     let remaining = admin.drain.remaining() as u64;
     let connections_cut = remaining.saturating_sub(metrics.websockets_open());
-    metrics.drain_cut_connections.inc_by(connections_cut);
+    metrics
+        .process
+        .drain_cut_connections
+        .inc_by(connections_cut);
     admin.drain.cut();
     let _: Result<(), tokio::time::error::Elapsed> =
         tokio::time::timeout(Duration::from_secs(2), admin.drain.finished()).await;
-    let tunnels_cut = metrics.drain_cut_tunnels.get();
+    let tunnels_cut = metrics.process.drain_cut_tunnels.get();
     let tunnels_closed = metrics
         .websockets_closed(ClosedBy::Drain)
         .saturating_sub(tunnels_cut);

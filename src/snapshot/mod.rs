@@ -197,10 +197,14 @@ impl Snapshot {
 
     /// Tells the metrics what is in force.
     pub fn show(&self, metrics: &Metrics) {
-        metrics.api_enabled.set(i64::from(!self.keys.is_empty()));
-        metrics.certificate_not_after.reset();
+        metrics
+            .configuration
+            .api_enabled
+            .set(i64::from(!self.keys.is_empty()));
+        metrics.configuration.certificate_not_after.reset();
         for certificate in &self.tls.certificates {
             metrics
+                .configuration
                 .certificate_not_after
                 .with_label_values(&[&*certificate.name])
                 .set(certificate.not_after as f64);

@@ -28,10 +28,14 @@ impl LogGuard {
     }
 }
 
+/// Most lines that wait for the reader of standard output, about 10 MiB.
+const MOST_WAITING: usize = 1 << 15;
+
 /// Starts the process' log. A second call (tests) changes nothing.
 pub fn start_log(log: &Log) -> LogGuard {
     let (writer, worker) = NonBlockingBuilder::default()
         .lossy(true)
+        .buffered_lines_limit(MOST_WAITING)
         .finish(std::io::stdout());
     let dropped = writer.error_counter();
     let terminal = std::io::stdout().is_terminal();

@@ -2,16 +2,14 @@
 //! the service manager is told.
 
 mod closed;
-mod keys;
 mod log;
 pub mod manager;
 mod metrics;
 mod record;
-mod store;
 
 pub use closed::{CloseClass, Closed, ClosedBy};
-pub use keys::KeySeries;
 pub use log::{LogGuard, start_log};
-pub use metrics::{Metrics, PolicyCounters, ProxyFailure, TimedOut};
+pub use metrics::{
+    Exposition, KeySeries, Metrics, PolicyCounters, ProxyFailure, StoreMetrics, TimedOut,
+};
 pub use record::{Record, Recorder};
-pub use store::StoreMetrics;

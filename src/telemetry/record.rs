@@ -6,12 +6,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Method, StatusCode, Version};
+use http::{HeaderMap, Method, StatusCode, Uri, Version};
 use prometheus::IntCounter;
 
 use super::closed::{CloseClass, Closed, ClosedBy};
-use super::keys::KeySeries;
-use super::metrics::Metrics;
+use super::metrics::{KeySeries, Metrics};
 use crate::body::End;
 use crate::names::{METHODS, Route, method_index};
 use crate::peer::Peer;
@@ -50,12 +49,7 @@ impl Recorder {
             counter.inc();
             return;
         }
-        // Codes beyond those that HTTP defines classes for share one series.
-        let label = if code < 600 { status.as_str() } else { "other" };
-        let counter =
-            self.metrics
-                .requests
-                .with_label_values(&[route.as_str(), METHODS[method], label]);
+        let counter = self.metrics.requests.counter(route, method, status);
         counter.inc();
         row.push((code, counter));
     }
@@ -97,7 +91,7 @@ impl Record {
         method: &Method,
         version: Version,
     ) -> Self {
-        recorder.metrics.inflight.inc();
+        recorder.metrics.requests.inflight.inc();
         Self {
             recorder: Rc::clone(recorder),
             peer: Rc::clone(peer),
@@ -118,11 +112,36 @@ impl Record {
         }
     }
 
+    /// Measures the head, in the terms of the limits it is under.
+    pub fn measure(&self, uri: &Uri, headers: &HeaderMap) {
+        let h2 = self.version == Version::HTTP_2;
+        // Over HTTP/2 a field weighs 32 bytes more than its name and value (RFC 9113 section
+        // 6.5.2), over HTTP/1.1 `: ` and the end of its line.
+        let each = if h2 { 32 } else { 4 };
+        let fields: usize = headers
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len() + each)
+            .sum();
+        let target = uri.path().len() + uri.query().map_or(0, |query| query.len() + 1);
+        let first = METHODS[self.method].len() + target;
+        let rest = if h2 {
+            // `:method`, `:scheme`, `:authority`, `:path`
+            29 + 5 + 4 * each + uri.authority().map_or(0, |host| host.as_str().len())
+        } else {
+            " ".len() + " HTTP/1.1\r\n\r\n".len()
+        };
+        let requests = &self.recorder.metrics.requests;
+        requests
+            .header_bytes
+            .observe((first + rest + fields) as f64);
+        requests.header_fields.observe(headers.len() as f64);
+    }
+
     /// The answer was a 101 and both sides agreed: the request is over for the gauges, the record
     /// goes on until the tunnel ends.
     pub fn upgraded(&mut self) {
         let metrics = &self.recorder.metrics;
-        metrics.inflight.dec();
+        metrics.requests.inflight.dec();
         self.recorder.count(self.route, self.method, self.status);
         metrics.websocket_active(self.route).inc();
         self.tunnel = true;
@@ -144,22 +163,22 @@ impl Record {
             Some(closed) => {
                 metrics.websocket_active(self.route).dec();
                 metrics.websocket_closed(closed.by, closed.class);
-                metrics.websocket_duration.observe(took.as_secs_f64());
+                metrics.tunnels.duration.observe(took.as_secs_f64());
                 if closed.cut {
-                    metrics.drain_cut_tunnels.inc();
+                    metrics.process.drain_cut_tunnels.inc();
                 }
             }
             None => {
-                metrics.inflight.dec();
+                metrics.requests.inflight.dec();
                 self.recorder.count(self.route, self.method, self.status);
-                metrics.duration[self.route.index()].observe(took.as_secs_f64());
+                metrics.requests.duration[self.route.index()].observe(took.as_secs_f64());
             }
         }
         if let Some(upstream) = self.upstream {
-            metrics.upstream_duration.observe(upstream.as_secs_f64());
+            metrics.upstream.duration.observe(upstream.as_secs_f64());
         }
         if let Some(reject) = self.reject {
-            metrics.rejected[reject.index()].inc();
+            metrics.requests.rejected[reject.index()].inc();
         }
         tracing::info!(
             target: "access",
