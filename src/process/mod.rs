@@ -30,8 +30,9 @@ use crate::admin::{self, Admin};
 use crate::config::units::Span;
 use crate::config::{self, Config, LimitStore, Source};
 use crate::drain::{Drain, Leaving};
+use crate::otlp;
 use crate::snapshot::{self, Current, Loaded, Reloader, Snapshot};
-use crate::telemetry::{self, ClosedBy, Metrics, manager};
+use crate::telemetry::{self, ClosedBy, Metrics, Tracer, manager};
 use crate::upstream::health::Health;
 
 /// Why the gateway did not start or had to end.
@@ -76,10 +77,19 @@ pub fn run(
     // What follows is logged, and how, is written there.
     let written = source.read().map_err(|e| Failed(e.to_string()))?;
     let log = Arc::new(telemetry::start_log(&written.log));
+    // Written to the very end.
+    let _log = Arc::clone(&log);
     raise_file_limit();
     let metrics = Arc::new(Metrics::new().map_err(|e| failed("metrics", e))?);
     let loaded = Loaded::load(&source, &metrics, None).map_err(|e| failed("configuration", e))?;
-    let reloader = Reloader::start(source, loaded, Arc::clone(&metrics), Arc::clone(&log));
+    let (tracer, traces) = traces(&loaded, &metrics)?;
+    let reloader = Reloader::start(
+        source,
+        loaded,
+        Arc::clone(&metrics),
+        Arc::clone(&log),
+        tracer.clone(),
+    );
     let config = &reloader.config().clone();
     let current = Arc::clone(&reloader.current);
     let drain = Drain::default();
@@ -97,6 +107,8 @@ pub fn run(
         &worker::Common {
             current: Arc::clone(&current),
             metrics: Arc::clone(&metrics),
+            tracer,
+            sampling: log.sampling(),
             drain: drain.clone(),
             places: Arc::default(),
             open: accepting.from.clone(),
@@ -179,12 +191,29 @@ pub fn run(
             .join()
             .map_err(|_panic| Failed("a worker thread died".into()))?;
     }
+    if let Some(traces) = traces {
+        traces.finish();
+    }
     if let Some(built_in) = built_in {
         built_in
             .join()
             .map_err(|_panic| Failed("the built-in backend died".into()))?;
     }
     Ok(())
+}
+
+/// Traces, and the thread that sends them; neither where they are off.
+fn traces(
+    loaded: &Loaded,
+    metrics: &Metrics,
+) -> Result<(Option<Arc<Tracer>>, Option<otlp::Sender>), Failed> {
+    let Some(settings) = loaded.snapshot.trace.clone() else {
+        return Ok((None, None));
+    };
+    let (tracer, queue) = Tracer::new(&loaded.config.trace, metrics);
+    let sender = otlp::Sender::start(settings, queue, metrics);
+    let sender = sender.map_err(|e| failed("trace", e))?;
+    Ok((Some(tracer), Some(sender)))
 }
 
 /// Takes over from the process that started this one, once `/readyz` would say ok.

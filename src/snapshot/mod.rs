@@ -6,6 +6,7 @@ mod keys;
 mod limits;
 mod reload;
 mod store;
+mod trace;
 mod watch;
 
 use std::num::NonZeroUsize;
@@ -16,6 +17,7 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
 use crate::config::{self, Config, ConfigError, Match, Per, Policy, Workers};
+use crate::otlp;
 use crate::path::Compat;
 use crate::rate_limit::{self, RateLimits};
 use crate::stages::auth::Keys;
@@ -74,6 +76,8 @@ pub struct Snapshot {
     pub health_interval: Duration,
     /// How the process ends.
     pub drain: config::Drain,
+    /// Where traces go, if they go anywhere; in force from the start on.
+    pub trace: Option<otlp::Settings>,
     /// The certificates that are served.
     pub tls: Served,
     /// What was noticed while compiling that is no error, for the log.
@@ -189,6 +193,7 @@ impl Snapshot {
                 .unwrap_or_else(|| Arc::new(limits)),
             drain: config.drain.clone(),
             health_interval: config.upstream.health_interval.0,
+            trace: trace::settings(&config.trace)?,
             tls,
             notes,
             whole,

@@ -6,10 +6,15 @@ mod log;
 pub mod manager;
 mod metrics;
 mod record;
+mod sampling;
+mod trace;
 
 pub use closed::{CloseClass, Closed, ClosedBy};
 pub use log::{LogGuard, start_log};
 pub use metrics::{
     Exposition, KeySeries, Metrics, PolicyCounters, ProxyFailure, StoreMetrics, TimedOut,
+    TraceMetrics,
 };
 pub use record::{Record, Recorder};
+pub use sampling::Sampling;
+pub use trace::{Call, Context, Traced, Tracer};

@@ -4,13 +4,15 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
 use prometheus::IntCounter;
 
 use super::closed::{CloseClass, Closed, ClosedBy};
 use super::metrics::{KeySeries, Metrics};
+use super::sampling::Sampling;
+use super::trace::{Context, Trace, TraceId, Traced, Tracer};
 use crate::body::End;
 use crate::names::{METHODS, Route, method_index};
 use crate::peer::Peer;
@@ -20,15 +22,25 @@ use crate::reject::Reject;
 pub struct Recorder {
     /// The process' metrics.
     pub metrics: Arc<Metrics>,
+    /// The process' traces, where they are on.
+    tracer: Option<Arc<Tracer>>,
+    /// What part of the lines is written.
+    sampling: Arc<Sampling>,
     /// For each route and method, the status codes seen and their counters: few, so searched in line.
     requests: RefCell<Vec<Vec<(u16, IntCounter)>>>,
 }
 
 impl Recorder {
     /// A recorder for one worker.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        metrics: Arc<Metrics>,
+        tracer: Option<Arc<Tracer>>,
+        sampling: Arc<Sampling>,
+    ) -> Self {
         Self {
             metrics,
+            tracer,
+            sampling,
             requests: RefCell::new(vec![Vec::new(); Route::ALL.len() * METHODS.len()]),
         }
     }
@@ -78,6 +90,8 @@ pub struct Record {
     pub upstream: Option<Duration>,
     /// Bytes of its body.
     pub received: u64,
+    /// The trace it belongs to, where traces are on.
+    trace: Option<Box<Trace>>,
     /// Whether it became a tunnel.
     tunnel: bool,
     ended: bool,
@@ -107,6 +121,7 @@ impl Record {
             reject: None,
             upstream: None,
             received: 0,
+            trace: None,
             tunnel: false,
             ended: false,
         }
@@ -137,6 +152,67 @@ impl Record {
         requests.header_fields.observe(headers.len() as f64);
     }
 
+    /// Finds the trace it belongs to, where traces are on.
+    pub fn trace(&mut self, headers: &HeaderMap) {
+        if let Some(tracer) = &self.recorder.tracer {
+            self.trace = Some(tracer.begin(headers, self.peer.trusted));
+        }
+    }
+
+    /// It is about to be sent to the backend: the context that goes with it, where traces are on.
+    pub fn calls(&mut self) -> Option<Context> {
+        let trace = self.trace.as_mut()?;
+        Some(trace.call(self.started.elapsed()))
+    }
+
+    /// What came of the call to the backend that began at `sent`.
+    pub fn called(&mut self, sent: Instant, outcome: Result<StatusCode, Reject>) {
+        let took = sent.elapsed();
+        if outcome.is_ok() {
+            self.upstream = Some(took);
+        }
+        if let Some(call) = self.trace.as_mut().and_then(|trace| trace.call.as_mut()) {
+            call.took = Some(took);
+            call.outcome = outcome.map(|status| status.as_u16()).map_err(Reject::code);
+        }
+    }
+
+    /// Tells its trace, if it is one that is told and has not been: whether it did.
+    fn tell_trace(&mut self, took: Duration, complete: bool) -> bool {
+        let (Some(trace), Some(tracer)) = (&mut self.trace, &self.recorder.tracer) else {
+            return false;
+        };
+        if !trace.is_told() {
+            return false;
+        }
+        trace.was_told();
+        let left = self.status.as_u16() == 499;
+        tracer.tell(Traced {
+            trace_id: trace.id,
+            span: trace.span,
+            parent: trace.parent,
+            started: SystemTime::now().checked_sub(took).unwrap_or(UNIX_EPOCH),
+            took,
+            method: self.method,
+            version: self.version,
+            route: self.route,
+            status: (!left).then_some(self.status.as_u16()),
+            error: match self.reject {
+                Some(reject) => Some(reject.code()),
+                None if left || !complete => Some("aborted"),
+                None => None,
+            },
+            call: trace.call.take(),
+        });
+        if !self.tunnel {
+            let requests = &self.recorder.metrics.requests;
+            requests
+                .exemplars
+                .note(self.route, took.as_secs_f64(), trace.id);
+        }
+        true
+    }
+
     /// The answer was a 101 and both sides agreed: the request is over for the gauges, the record
     /// goes on until the tunnel ends.
     pub fn upgraded(&mut self) {
@@ -145,6 +221,8 @@ impl Record {
         self.recorder.count(self.route, self.method, self.status);
         metrics.websocket_active(self.route).inc();
         self.tunnel = true;
+        // A span of hours is none that anybody finds: the handshake is what is told.
+        self.tell_trace(self.started.elapsed(), true);
     }
 
     /// The tunnel is over.
@@ -157,8 +235,9 @@ impl Record {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        let metrics = &self.recorder.metrics;
         let took = self.started.elapsed();
+        let traced = self.tell_trace(took, complete);
+        let metrics = &self.recorder.metrics;
         match closed {
             Some(closed) => {
                 metrics.websocket_active(self.route).dec();
@@ -180,12 +259,17 @@ impl Record {
         if let Some(reject) = self.reject {
             metrics.requests.rejected[reject.index()].inc();
         }
+        let part = self.recorder.sampling.part(self.status);
+        if part < 1.0 && !traced && complete && fastrand::f64() >= part {
+            return;
+        }
         tracing::info!(
             target: "access",
             request_id = self.request_id.to_str().unwrap_or_default(),
             client = self.client.map(tracing::field::display),
             peer = &*self.peer.text,
             proto = if self.version == Version::HTTP_2 { "h2" } else { "h1" },
+            trace_id = self.trace.as_ref().map(|trace| tracing::field::display(TraceId(trace.id))),
             method = METHODS[self.method],
             route = self.route.as_str(),
             status = self.status.as_u16(),
@@ -195,6 +279,7 @@ impl Record {
             upstream_ms = self.upstream.map(|d| d.as_micros() as f64 / 1e3),
             bytes_received = self.received,
             bytes_sent = sent,
+            sample = (part < 1.0).then_some(part),
             aborted = (!complete).then_some(true),
             closed_by = closed.map(|closed| closed.by.as_str()),
             code_class = closed.map(|closed| closed.class.as_str()),

@@ -149,6 +149,10 @@ const CAUSES: &[(&str, &str)] = &[
         "limits::a_handshake_that_takes_too_long_is_ended",
     ),
     (
+        "gateway_traced_requests_total",
+        "traces::a_receiver_that_is_slow_wrong_or_away_costs_no_request_anything",
+    ),
+    (
         "gateway_upstream_connects_total",
         "series::each_cause_moves_its_own_series_and_no_other",
     ),
@@ -267,9 +271,7 @@ fn every_family_is_moved_by_its_cause_in_some_test() {
             file.replace("::", "/")
         );
         let source = std::fs::read_to_string(&path).expect(&path);
-        let items: Vec<_> = items(&source)
-            .into_iter()
-            .collect();
+        let items: Vec<_> = items(&source).into_iter().collect();
         let Some((_, body)) = items.iter().find(|(item, _)| item == &name) else {
             wrong.push(format!("there is no {test}"));
             continue;

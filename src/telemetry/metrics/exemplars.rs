@@ -29,7 +29,6 @@ impl Exemplars {
     pub(super) const FAMILY: &str = "gateway_request_duration_seconds";
 
     /// Notes a traced request.
-    #[expect(dead_code, reason = "no request is traced yet")]
     pub(in crate::telemetry) fn note(&self, route: Route, value: f64, trace_id: u128) {
         let bucket = DURATIONS.partition_point(|bound| *bound < value);
         // One that another worker is just writing is as good.

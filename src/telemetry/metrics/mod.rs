@@ -13,6 +13,7 @@ mod openmetrics;
 mod process;
 mod requests;
 mod store;
+mod traces;
 mod tunnels;
 mod upstream;
 
@@ -30,6 +31,7 @@ pub use self::keys::KeySeries;
 use self::process::ProcessMetrics;
 use self::requests::RequestMetrics;
 pub use self::store::StoreMetrics;
+pub use self::traces::TraceMetrics;
 use self::tunnels::TunnelMetrics;
 use self::upstream::UpstreamMetrics;
 use super::closed::{CloseClass, ClosedBy};
@@ -80,6 +82,8 @@ pub struct Metrics {
     pub upstream: UpstreamMetrics,
     /// What is in force.
     pub configuration: ConfigurationMetrics,
+    /// Traced requests.
+    pub traces: TraceMetrics,
     /// The process itself.
     pub process: ProcessMetrics,
 }
@@ -102,6 +106,7 @@ impl Metrics {
             connections: ConnectionMetrics::new(&r)?,
             upstream: UpstreamMetrics::new(&r)?,
             configuration: ConfigurationMetrics::new(&r)?,
+            traces: TraceMetrics::new(&r)?,
             process: ProcessMetrics::new(&r)?,
             registry: r,
         })
