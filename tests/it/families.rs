@@ -294,3 +294,39 @@ fn every_family_is_moved_by_its_cause_in_some_test() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
+
+/// The table of metrics in the documentation, made from the golden file.
+#[test]
+fn the_documentation_tells_every_metric() {
+    const MARKS: [&str; 2] = [
+        "<!-- metrics: made from tests/it/golden/metrics.txt -->\n",
+        "<!-- end of metrics -->",
+    ];
+    let root = env!("CARGO_MANIFEST_DIR");
+    let golden = std::fs::read_to_string(format!("{root}/tests/it/golden/metrics.txt")).unwrap();
+    let mut table = "| Metric | Is | Labels | Tells |\n|---|---|---|---|\n".to_owned();
+    for family in families() {
+        let said = |what: &str| {
+            let begins = format!("{family} {what} ");
+            let line = golden.lines().find_map(|line| line.strip_prefix(&begins));
+            line.unwrap_or_default().to_owned()
+        };
+        let labels: Vec<_> = said("labels")
+            .split(',')
+            .filter(|label| !label.is_empty())
+            .map(|label| format!("`{label}`"))
+            .collect();
+        let (kind, labels, help) = (said("type"), labels.join(", "), said("help"));
+        table += &format!("| `{family}` | {kind} | {labels} | {help} |\n");
+    }
+    let file = format!("{root}/docs/observability.md");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let (before, rest) = text.split_once(MARKS[0]).unwrap();
+    let (_, after) = rest.split_once(MARKS[1]).unwrap();
+    let expected = [before, MARKS[0], &table, MARKS[1], after].concat();
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(&file, &expected).unwrap();
+        return;
+    }
+    assert!(text == expected, "BLESS=1 writes it anew");
+}
