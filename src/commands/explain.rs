@@ -295,7 +295,7 @@ impl<'a> Told<'a> {
             let Some((name, value)) = line.split_once(": ") else {
                 continue;
             };
-            if is_ours(name) {
+            if is_ours(name) || trace.is_some() && name == "traceparent" {
                 written.push(format!("{name}: {value}"));
             } else if given
                 .get_all(name)
@@ -342,7 +342,6 @@ fn is_ours(name: &str) -> bool {
             name,
             "host"
                 | "x-request-id"
-                | "traceparent"
                 | "content-length"
                 | "transfer-encoding"
                 | "connection"

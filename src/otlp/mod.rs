@@ -76,14 +76,14 @@ pub struct Sender {
 impl Sender {
     /// Sends what comes out of the queue.
     pub fn start(
-        settings: Settings,
+        settings: &Settings,
         queue: Receiver<Traced>,
         metrics: &Metrics,
     ) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let exporter = exporter(&settings).map_err(std::io::Error::other)?;
+        let exporter = exporter(settings).map_err(std::io::Error::other)?;
         let stop = CancellationToken::new();
         let sending = Sending {
             exporter,
@@ -232,7 +232,7 @@ impl Sending {
             match taken {
                 Ok(()) => tracing::info!("the receiver of traces takes them again"),
                 Err(e) => {
-                    tracing::warn!(error = %e, "the receiver of traces does not take them: they are lost and counted until it does")
+                    tracing::warn!(error = %e, "the receiver of traces does not take them: they are lost and counted until it does");
                 }
             }
         }

@@ -207,7 +207,7 @@ fn traces(
     loaded: &Loaded,
     metrics: &Metrics,
 ) -> Result<(Option<Arc<Tracer>>, Option<otlp::Sender>), Failed> {
-    let Some(settings) = loaded.snapshot.trace.clone() else {
+    let Some(settings) = &loaded.snapshot.trace else {
         return Ok((None, None));
     };
     let (tracer, queue) = Tracer::new(&loaded.config.trace, metrics);

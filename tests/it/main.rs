@@ -39,6 +39,7 @@ mod log_lines;
 mod operators;
 mod ping;
 mod policies;
+mod prometheus;
 mod proxy_protocol;
 mod real_parts;
 mod reload;

@@ -34,7 +34,7 @@ fn context(backend: &Backend) -> (String, String, String) {
     (parts[1].into(), parts[2].into(), parts[3].into())
 }
 
-fn attributes<'s>(span: &'s Span) -> Vec<(&'s str, &'s str)> {
+fn attributes(span: &Span) -> Vec<(&str, &str)> {
     let pairs = span.attributes.iter();
     pairs.map(|(name, value)| (&**name, &**value)).collect()
 }
@@ -688,4 +688,40 @@ async fn clients_see_nothing_of_it() {
         seen.push((reply.status, names(&reply)));
     }
     assert_eq!(seen[0], seen[1]);
+}
+
+#[test]
+fn explain_tells_what_the_backend_would_get() {
+    let folder = Folder::new().with_certificate();
+    let text = "[public]\nbase_endpoint = 'https://localhost/x'\n[tls]\ncertificate = 'cert.pem'\nkey = 'cert.key'\n";
+    let on = format!("{text}[trace]\nendpoint = 'http://127.0.0.1:4318'\n");
+    for (text, sent, expected) in [
+        (text, true, None),
+        (&on, false, Some("a span of ours")),
+        (&on, true, Some("a span of ours")),
+    ] {
+        let file = folder.write("gateway.toml", text);
+        let mut command = std::process::Command::new(BINARY);
+        command
+            .args(["explain", "GET", "/x/page", "--config"])
+            .arg(file)
+            .env_clear();
+        if sent {
+            let (parent, state) = (format!("traceparent: {SENT}"), "tracestate: a=1");
+            command.args(["-H", &parent, "-H", state]);
+        }
+        let said = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        let line = |begins: &str| {
+            said.lines()
+                .find(|line| line.starts_with(begins))
+                .unwrap_or("")
+        };
+        let written = said.lines().find(|line| line.contains("traceparent: "));
+        assert_eq!(written.is_some(), expected.is_some(), "{said}");
+        assert!(
+            written.is_none_or(|line| line.contains(expected.unwrap())),
+            "{said}"
+        );
+        assert_eq!(line("passed on").contains("tracestate"), sent, "{said}");
+    }
 }
