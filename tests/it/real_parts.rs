@@ -8,10 +8,11 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::series::{KINDS, odd, pipelined};
 use super::support::{Client, Folder, Gateway, KEY, PATIENCE, Proto, Reply, eventually};
 
 /// A process of ours; dropping it ends it.
-pub(super) struct Part(Child);
+pub(super) struct Part(pub(super) Child);
 
 impl Drop for Part {
     fn drop(&mut self) {
@@ -29,7 +30,7 @@ impl Drop for Part {
     }
 }
 
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -37,7 +38,7 @@ fn free_port() -> u16 {
         .port()
 }
 
-async fn until_open(port: u16) {
+pub(super) async fn until_open(port: u16) {
     eventually("a port that accepts", async || {
         TcpStream::connect(("127.0.0.1", port))
             .is_ok()
@@ -343,11 +344,20 @@ async fn a_backend_that_closes_kept_connections_and_reloads_costs_no_client_an_e
 #[ignore = "needs promtool"]
 async fn prometheus_finds_nothing_to_say_about_the_metrics() {
     let (gateway, _) = reachable_gateway().await;
+    // Of one that has done nothing yet.
+    lint(&gateway).await;
     let mut client = Client::connect(&gateway, Proto::H2).await;
     client.get("/cobrowsing/").await;
     client
         .api("GET", "/cobrowsing/api/visitors/list/latest", "")
         .await;
+    // And of a busy one.
+    pipelined(&gateway, (0..KINDS).map(odd)).await;
+    lint(&gateway).await;
+}
+
+/// What Prometheus' linter says of the metrics.
+async fn lint(gateway: &Gateway) {
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
