@@ -179,10 +179,14 @@ async fn compressed_bodies_are_passed_on_as_they_are_and_answers_inflated_within
 async fn requests_without_end_behind_a_slow_one_are_not_taken_in() {
     let backend = Backend::never_answers();
     let gateway = Gateway::before(&backend).start().await;
+    // What the first connection of all costs (code that is read in for it) is no client's doing.
+    let mut first = Raw::connect(&gateway).await;
+    first.say(ONE).await;
+    backend.until_requests(1).await;
     let before = memory(&gateway, "VmRSS");
     let mut raw = Raw::connect(&gateway).await;
     raw.say(ONE).await;
-    backend.until_requests(1).await;
+    backend.until_requests(2).await;
     let many = ONE.repeat(1000);
     let mut taken = 0;
     // Until no more is taken: a few MiB that the sockets hold.
@@ -196,8 +200,9 @@ async fn requests_without_end_behind_a_slow_one_are_not_taken_in() {
     eprintln!("3.6 pipelined: {} KiB taken", taken >> 10);
     assert!(taken < 500 * many.len(), "3.6");
     let cost = memory(&gateway, "VmHWM").saturating_sub(before);
-    assert!(cost < 1 << 10, "3.6 {cost} KiB");
-    assert_eq!(backend.requests().len(), 1, "3.6");
+    eprintln!("3.6 pipelined: {cost} KiB of memory");
+    assert!(cost < 1 << 9, "3.6 {cost} KiB");
+    assert_eq!(backend.requests().len(), 2, "3.6");
 }
 
 /// The first flight of a handshake, without the head of its record.
