@@ -62,11 +62,11 @@ def differences(left, right, path=""):
 
 def restricted(pod, container, where):
     """Pod Security "restricted", and what we ask for beyond it."""
-    context = container["securityContext"]
-    expect(context["allowPrivilegeEscalation"] is False, f"{where}: may gain privileges")
-    expect(context["capabilities"] == {"drop": ["ALL"]}, f"{where}: keeps capabilities")
-    expect(context["runAsNonRoot"] and context["runAsUser"] > 0, f"{where}: may be root")
-    expect(context["readOnlyRootFilesystem"], f"{where}: writes to its root")
+    context = container.get("securityContext", {})
+    expect(context.get("allowPrivilegeEscalation") is False, f"{where}: may gain privileges")
+    expect(context.get("capabilities") == {"drop": ["ALL"]}, f"{where}: keeps capabilities")
+    expect(context.get("runAsNonRoot") and context.get("runAsUser", 0) > 0, f"{where}: may be root")
+    expect(context.get("readOnlyRootFilesystem"), f"{where}: writes to its root")
     expect(pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault", f"{where}: no seccomp")
     expect(container["resources"].keys() == {"requests", "limits"}, f"{where}: no resources")
 
