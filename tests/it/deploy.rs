@@ -130,3 +130,29 @@ fn the_configuration_of_the_package_is_right() {
         .unwrap();
     assert_eq!(checked.status.code(), Some(0), "{checked:?}");
 }
+
+#[test]
+fn links_of_the_documentation_lead_to_files() {
+    let mut pages: Vec<_> = std::fs::read_dir(shipped("docs"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "md"))
+        .collect();
+    for page in ["README.md", "RELEASING.md", "SECURITY.md", "ARCHITECTURE.md"] {
+        pages.push(shipped(page));
+    }
+    let mut links = 0;
+    for page in pages {
+        let text = std::fs::read_to_string(&page).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')) {
+            let file = link.0.split('#').next().unwrap();
+            if file.is_empty() || file.contains("://") {
+                continue;
+            }
+            let to = page.parent().unwrap().join(file);
+            assert!(to.exists(), "{} leads to {}", page.display(), link.0);
+            links += 1;
+        }
+    }
+    assert!(links > 20, "{links}");
+}
