@@ -24,14 +24,12 @@ import threading
 import time
 import urllib.request
 
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
-
 KEY = "the-key-of-this-test"
 HOST = "support.acmetech.com"
 BASE = "/cobrowsing"
 WORK = pathlib.Path(tempfile.mkdtemp(prefix="cobrowse-pod-"))
 BEGUN = time.monotonic()
+CLOSE, PING, PONG = 8, 9, 10
 
 
 def tell(text):
@@ -243,7 +241,7 @@ class Clients:
     def __init__(self, pods, authorities):
         self.pods, self.authorities = pods, authorities
         self.stopping, self.answers, self.failures, self.closes = threading.Event(), itertools.count(), [], []
-        self.total, self.sockets, self.turn = 0, 0, itertools.count()
+        self.total, self.sockets, self.turn, self.watching = 0, 0, itertools.count(), []
         work = [self.pages] * 4 + [self.api] + [self.visitor] * 20
         self.threads = [threading.Thread(target=self.guarded, args=(w,)) for w in work]
         for thread in self.threads:
@@ -254,7 +252,9 @@ class Clients:
             try:
                 work()
             except Exception as e:  # noqa: BLE001: whatever it is, a visitor saw it
-                self.failures.append(f"{work.__name__}: {e!r}")
+                if self.stopping.is_set():
+                    return
+                self.failures.append(f"{time.monotonic() - BEGUN:.2f} s, {work.__name__}: {e!r}")
                 time.sleep(0.1)
 
     def open(self):
@@ -290,17 +290,32 @@ class Clients:
         self.requests("/api/visitors/list/search?q=online", 0.5, f"Authorization: {KEY}\r\n")
 
     def visitor(self):
-        with connect(f"ws://{HOST}{BASE}/visitor/socket", sock=self.open()) as page:
+        """A WebSocket that answers pings until it is closed, in this one thread: Python's TLS sockets do not bear two."""
+        with self.open() as stream, stream.makefile("rb") as reader:
+            fields = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            stream.sendall(f"GET {BASE}/visitor/socket HTTP/1.1\r\nHost: {HOST}\r\n{fields}\r\n".encode())
+            status = reader.readline()
+            if status.split()[1] != b"101":
+                raise RuntimeError(f"no WebSocket: {status!r}")
+            while reader.readline().strip():
+                pass
             self.sockets += 1
-            while not self.stopping.is_set():
-                try:
-                    page.recv(timeout=0.5)
-                except TimeoutError:
-                    pass
-                except ConnectionClosed as e:
-                    self.closes.append(e.rcvd.code if e.rcvd else None)
-                    if not e.rcvd or e.rcvd.code != 1001:
-                        raise
+            self.watching.append(stream)
+            stream.settimeout(60)
+            while True:
+                head, length = reader.read(2)
+                if length == 126:
+                    length = int.from_bytes(reader.read(2), "big")
+                opcode, payload = head & 0xF, reader.read(length)
+                if opcode == CLOSE:
+                    self.closes.append(int.from_bytes(payload[:2], "big"))
+                if opcode in (CLOSE, PING):
+                    # Masked, as a client's frames are, with a mask of zeros.
+                    answer = CLOSE if opcode == CLOSE else PONG
+                    stream.sendall(bytes([0x80 | answer, 0x80 | length, 0, 0, 0, 0]) + payload)
+                if opcode == CLOSE:
+                    if reader.read(1):
+                        raise RuntimeError("something followed the Close frame")
                     return
 
     def go_on(self, requests):
@@ -309,8 +324,11 @@ class Clients:
 
     def stop(self):
         self.stopping.set()
+        for stream in list(self.watching):
+            with contextlib.suppress(OSError):
+                stream.shutdown(socket.SHUT_RDWR)
         for thread in self.threads:
-            thread.join(30)
+            thread.join(20)
 
 
 def served(pod, authorities):
