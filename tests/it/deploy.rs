@@ -138,13 +138,22 @@ fn links_of_the_documentation_lead_to_files() {
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|e| e == "md"))
         .collect();
-    for page in ["README.md", "RELEASING.md", "SECURITY.md", "ARCHITECTURE.md"] {
+    for page in [
+        "README.md",
+        "RELEASING.md",
+        "SECURITY.md",
+        "ARCHITECTURE.md",
+    ] {
         pages.push(shipped(page));
     }
     let mut links = 0;
     for page in pages {
         let text = std::fs::read_to_string(&page).unwrap();
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')) {
+        for link in text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split_once(')'))
+        {
             let file = link.0.split('#').next().unwrap();
             if file.is_empty() || file.contains("://") {
                 continue;
