@@ -136,10 +136,11 @@ def refused(chart, values, what):
 
 def main(rendered):
     rendered.mkdir(parents=True, exist_ok=True)
-    findings = helm.lint(CHART)
-    print("helm lint:", json.dumps(findings))
-    grave = [m for m in findings["messages"] if m["severity"] >= 2]
-    expect(not findings["errors"] and not grave, f"helm lint: {findings}")
+    for version in ("v1.25.0", "v1.30.0", "v1.37.0"):
+        findings = helm.lint(CHART, kube_version=version)
+        print(f"helm lint, Kubernetes {version}:", json.dumps(findings))
+        grave = [m for m in findings["messages"] if m["severity"] >= 2]
+        expect(not findings["errors"] and not grave, f"helm lint, {version}: {findings}")
     with helm.Chart.load(CHART) as chart:
         for overlay, (values, versions) in OVERLAYS.items():
             name = overlay.rsplit("/", 1)[-1]
