@@ -18,13 +18,19 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::drain::Drain;
+use crate::snapshot::Current;
 use crate::telemetry::{LogGuard, Metrics};
+use crate::upstream::Admission;
 use crate::upstream::health::Health;
 
 /// What the admin address tells of.
 pub struct Admin {
     /// The process' metrics.
     pub metrics: Arc<Metrics>,
+    /// What is in force.
+    pub current: Current,
+    /// The requests in flight to the backend.
+    pub admission: Arc<Admission>,
     /// Whether listeners are bound and everything is loaded.
     pub started: Cell<bool>,
     /// Whether the process is about to end.
@@ -110,6 +116,8 @@ impl Admin {
         } else {
             0
         });
+        self.admission
+            .show(&self.current.load().upstream.admission, &self.metrics);
         let mut response = Response::new(Full::from(self.metrics.text()));
         response.headers_mut().insert(
             CONTENT_TYPE,
