@@ -11,6 +11,7 @@ mod check;
 mod completions;
 mod config;
 mod doctor;
+mod drain;
 mod explain;
 mod healthcheck;
 mod man;
@@ -53,6 +54,8 @@ enum Command {
     Cert(cert::Arguments),
     /// Ask the local gateway whether it is ready; exit code 0 or 1.
     Healthcheck,
+    /// Ask the gateway of this container to drain (SIGTERM): for `preStop` hooks without a shell.
+    Drain(drain::Arguments),
     /// Say what would become of a request, by the code that judges requests; nothing is sent.
     Explain(explain::Arguments),
     /// Look at what surrounds the gateway (backend, certificate, names, limits, file watching) and
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
         Some(Command::Man(arguments)) => man::print(arguments),
         Some(Command::Cert(arguments)) => cert::make(arguments),
         Some(Command::Healthcheck) => healthcheck::ask(source),
+        Some(Command::Drain(arguments)) => drain::ask(arguments),
         #[cfg(feature = "visitor")]
         Some(Command::Visitor(arguments)) => visitor::run(arguments),
     };

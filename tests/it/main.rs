@@ -21,6 +21,7 @@ mod commands;
 mod configuration;
 mod contract;
 mod deadlines;
+mod deploy;
 mod doctor;
 mod drain;
 mod explain;
