@@ -6,10 +6,12 @@
     reason = "commands speak to the person who typed them"
 )]
 
+mod alerts;
 mod cert;
 mod check;
 mod completions;
 mod config;
+mod dashboards;
 mod doctor;
 mod explain;
 mod healthcheck;
@@ -58,6 +60,10 @@ enum Command {
     /// Look at what surrounds the gateway (backend, certificate, names, limits, file watching) and
     /// say what to change; exit code 0, or 1 where something does not work.
     Doctor(doctor::Arguments),
+    /// Print the Grafana dashboard of this gateway's metrics.
+    Dashboards,
+    /// Print the Prometheus alerts on this gateway's metrics.
+    Alerts(alerts::Arguments),
     /// Print what a shell can complete.
     Completions(completions::Arguments),
     /// Print the manual page.
@@ -78,6 +84,8 @@ pub fn main() -> ExitCode {
         Some(Command::Config(arguments)) => config::config(arguments, source),
         Some(Command::Explain(arguments)) => explain::explain(arguments, source),
         Some(Command::Doctor(arguments)) => doctor::look(arguments, source),
+        Some(Command::Dashboards) => dashboards::print(),
+        Some(Command::Alerts(arguments)) => alerts::print(arguments),
         Some(Command::Completions(arguments)) => completions::print(arguments),
         Some(Command::Man(arguments)) => man::print(arguments),
         Some(Command::Cert(arguments)) => cert::make(arguments),

@@ -20,6 +20,7 @@ mod base_path;
 mod commands;
 mod configuration;
 mod contract;
+mod dashboards_and_alerts;
 mod deadlines;
 mod doctor;
 mod drain;
