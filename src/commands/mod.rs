@@ -12,6 +12,8 @@ mod check;
 mod completions;
 mod config;
 mod dashboards;
+#[cfg(feature = "visitor")]
+mod demo_load;
 mod doctor;
 mod explain;
 mod healthcheck;
@@ -71,6 +73,9 @@ enum Command {
     /// Run the built-in visitor backend by itself.
     #[cfg(feature = "visitor")]
     Visitor(visitor::Arguments),
+    /// Send a running gateway traffic as it is met in practice, so that everything moves.
+    #[cfg(feature = "visitor")]
+    DemoLoad(demo_load::Arguments),
 }
 
 /// Does what the process was asked for. Exit codes: 0 done or drained, 1 configuration or start
@@ -92,6 +97,8 @@ pub fn main() -> ExitCode {
         Some(Command::Healthcheck) => healthcheck::ask(source),
         #[cfg(feature = "visitor")]
         Some(Command::Visitor(arguments)) => visitor::run(arguments),
+        #[cfg(feature = "visitor")]
+        Some(Command::DemoLoad(arguments)) => demo_load::run(arguments, source),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

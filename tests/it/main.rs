@@ -22,6 +22,7 @@ mod configuration;
 mod contract;
 mod dashboards_and_alerts;
 mod deadlines;
+mod demo_load;
 mod doctor;
 mod drain;
 mod explain;
