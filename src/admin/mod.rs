@@ -1,4 +1,13 @@
-//! Health and metrics for operators, on an address of their own, plain HTTP.
+//! Health, metrics and the live page for operators, on an address of their own, plain HTTP.
+
+mod attention;
+mod live;
+mod page;
+mod passing;
+mod scrape;
+mod standing;
+mod view;
+mod words;
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -9,7 +18,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -17,7 +26,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use self::live::{Events, Live};
 use crate::drain::Drain;
+use crate::snapshot::Current;
 use crate::telemetry::{LogGuard, Metrics};
 use crate::upstream::health::Health;
 
@@ -35,10 +46,17 @@ pub struct Admin {
     pub drain: Drain,
     /// The log.
     pub log: Arc<LogGuard>,
+    /// What is in force.
+    pub current: Current,
+    live: Live,
 }
+
+/// An answer's body: all at once, or events as they come.
+type Body = Either<Full<Bytes>, Events>;
 
 /// Serves until the process ends, or another one answers from now on: `left`.
 pub async fn serve(listener: TcpListener, admin: Rc<Admin>, left: CancellationToken) {
+    drop(tokio::task::spawn_local(Rc::clone(&admin).keep_live()));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -53,7 +71,8 @@ pub async fn serve(listener: TcpListener, admin: Rc<Admin>, left: CancellationTo
         // Not one of the tasks that a drain waits for: it is asked until the very end.
         drop(tokio::task::spawn_local(async move {
             let service = service_fn(|request| {
-                let answer = admin.answer(&request);
+                let answer = admin.live(&request);
+                let answer = answer.unwrap_or_else(|| admin.answer(&request).map(Either::Left));
                 async move { Ok::<_, Infallible>(answer) }
             });
             let connection = http1::Builder::new()
@@ -70,6 +89,26 @@ pub async fn serve(listener: TcpListener, admin: Rc<Admin>, left: CancellationTo
 }
 
 impl Admin {
+    /// Of a process that has started.
+    pub fn new(
+        metrics: Arc<Metrics>,
+        health: Health,
+        drain: Drain,
+        log: Arc<LogGuard>,
+        current: Current,
+    ) -> Self {
+        Self {
+            metrics,
+            started: Cell::new(true),
+            draining: Cell::new(false),
+            health,
+            drain,
+            log,
+            current,
+            live: Live::default(),
+        }
+    }
+
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
@@ -86,7 +125,7 @@ impl Admin {
             "/metrics" => self.metrics(),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "here are /livez, /readyz, /startupz and /metrics\n",
+                "here are /, /events, /livez, /readyz, /startupz and /metrics\n",
             ),
         }
     }
@@ -100,7 +139,8 @@ impl Admin {
         }
     }
 
-    fn metrics(&self) -> Response<Full<Bytes>> {
+    /// All series, in the text format.
+    fn text(&self) -> String {
         let dropped = self.log.dropped();
         self.metrics
             .log_dropped
@@ -110,7 +150,11 @@ impl Admin {
         } else {
             0
         });
-        let mut response = Response::new(Full::from(self.metrics.text()));
+        String::from_utf8(self.metrics.text()).unwrap_or_default()
+    }
+
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::from(self.text()));
         response.headers_mut().insert(
             CONTENT_TYPE,
             HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),

@@ -9,7 +9,6 @@ mod signals;
 mod sockets;
 mod worker;
 
-use std::cell::Cell;
 use std::fmt;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -148,14 +147,13 @@ pub fn run(
 
         let listener = listening.admin().and_then(tokio::net::TcpListener::from_std);
         let listener = listener.map_err(|e| failed("admin.listen", e))?;
-        let admin = Rc::new(Admin {
-            metrics: Arc::clone(&metrics),
-            started: Cell::new(true),
-            draining: Cell::new(false),
+        let admin = Rc::new(Admin::new(
+            Arc::clone(&metrics),
             health,
-            drain: drain.clone(),
+            drain.clone(),
             log,
-        });
+            Arc::clone(&current),
+        ));
         let serving = admin::serve(listener, Rc::clone(&admin), accepting.until.clone());
         drop(tokio::task::spawn_local(serving));
         drop(tokio::task::spawn_local(tidy(Arc::clone(&current))));

@@ -35,6 +35,7 @@ mod key;
 mod keys;
 mod last_call;
 mod limits;
+mod live_page;
 mod operators;
 mod ping;
 mod policies;
