@@ -37,6 +37,8 @@ mod last_call;
 mod limits;
 mod live_page;
 mod operators;
+mod panels;
+mod pictures;
 mod ping;
 mod policies;
 mod proxy_protocol;

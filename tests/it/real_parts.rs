@@ -8,10 +8,10 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::support::{Client, Folder, Gateway, KEY, PATIENCE, Proto, Reply, eventually};
+use super::support::{Client, Folder, Gateway, KEY, PATIENCE, Proto, Reply, Setup, eventually};
 
 /// A process of ours; dropping it ends it.
-struct Part(Child);
+pub(super) struct Part(pub(super) Child);
 
 impl Drop for Part {
     fn drop(&mut self) {
@@ -29,7 +29,7 @@ impl Drop for Part {
     }
 }
 
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -37,7 +37,7 @@ fn free_port() -> u16 {
         .port()
 }
 
-async fn until_open(port: u16) {
+pub(super) async fn until_open(port: u16) {
     eventually("a port that accepts", async || {
         TcpStream::connect(("127.0.0.1", port))
             .is_ok()
@@ -148,9 +148,14 @@ impl Drop for Browser {
 
 /// The built-in backend behind a gateway whose base endpoint has the port it listens on.
 pub(super) async fn reachable_gateway() -> (Gateway, String) {
+    reachable(Gateway::with_visitors()).await
+}
+
+/// The same of any gateway.
+pub(super) async fn reachable(setup: Setup) -> (Gateway, String) {
     let port = free_port();
     let base = format!("https://localhost:{port}/cobrowsing");
-    let gateway = Gateway::with_visitors()
+    let gateway = setup
         .toml(&format!("public.listen = '127.0.0.1:{port}'"))
         .base_endpoint(&base)
         .start()
