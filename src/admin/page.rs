@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use aws_lc_rs::digest;
 use base64::Engine;
 
-use super::attention::{self, Level};
+use super::attention::{self, Level, Note};
 use super::view::{Point, View, badge, duration, spark};
 use super::words::{self, escaped};
 use super::{passing, standing};
@@ -29,44 +29,45 @@ pub(super) static POLICY: LazyLock<String> = LazyLock::new(|| {
 
 /// The whole page.
 pub(super) fn whole(view: &View<'_>) -> String {
-    let main = main(view);
-    let title = escaped(&title(view));
+    let (main, title) = shown(view);
     format!(
         "<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content=\"width=device-width, initial-scale=1\"><title>{title}</title><link rel=icon href=\"data:,\"><noscript><meta http-equiv=refresh content=5></noscript><style>{STYLE}</style></head><body><div class=page>{main}<footer><span id=live>as of when it was loaded</span> · <a href=\"metrics\">metrics</a> · <a href=\"readyz\">readyz</a></footer></div><script>{SCRIPT}</script></body></html>\n"
     )
 }
 
-/// What is in a word, for the badge and the tab: what clients meet.
-fn state(view: &View<'_>) -> (&'static str, &'static str) {
+/// In a word, for the badge and the tab: what clients meet.
+fn state(view: &View<'_>, notes: &[Note]) -> (&'static str, &'static str) {
     match () {
         () if view.draining => ("warn", "draining"),
         () if view.minute.gauge("gateway_upstream_up") == 0.0 => ("bad", "backend down"),
-        () if attention::notes(view).iter().any(|n| n.level == Level::Bad) => ("bad", "in trouble"),
+        () if notes.iter().any(|note| note.level == Level::Bad) => ("bad", "in trouble"),
         () => ("ok", "serving"),
     }
 }
 
-fn title(view: &View<'_>) -> String {
-    format!("{} – {}", state(view).1, view.snapshot.endpoint.authority)
-}
-
 /// What changes from moment to moment.
 pub(super) fn main(view: &View<'_>) -> String {
-    let (class, state) = state(view);
+    shown(view).0
+}
+
+/// The same, and the page's title.
+fn shown(view: &View<'_>) -> (String, String) {
+    let notes = attention::notes(view);
+    let (class, state) = state(view, &notes);
+    let title = escaped(&format!("{state} – {}", view.snapshot.endpoint.authority));
     let version = view.minute.now.named("gateway_build_info").next();
     let version = version.map_or("", |s| s.label("version"));
     let (day, time) = words::day_and_time(view.now);
     let started = view.minute.gauge("process_start_time_seconds");
     let mut html = format!(
         "<main data-title=\"{}\"><header><h1>Cobrowse Gateway</h1>{}<span class=where>{}</span><span class=meta>version {} · up {} · {day} {time} UTC</span></header>",
-        escaped(&title(view)),
+        title,
         badge(class, state),
         escaped(&view.snapshot.endpoint.url()),
         escaped(version),
         words::span(view.now - started),
     );
     html += "<ul class=notes role=status>";
-    let notes = attention::notes(view);
     for note in &notes {
         let (class, mark) = match note.level {
             Level::Bad => (note.level.class(), "✕"),
@@ -103,7 +104,7 @@ pub(super) fn main(view: &View<'_>) -> String {
         html += &section(view);
     }
     html += "</div></div></main>";
-    html
+    (html, title)
 }
 
 /// The six numbers that are looked at first, and how they came to be.
