@@ -39,7 +39,7 @@ pub enum Reject {
         /// Seconds until the next request is admitted, rounded up.
         retry_after: u32,
     },
-    /// The client has as many requests under way as it may.
+    /// The client has as many requests under way as it may, or the backend as many as it takes.
     Overloaded,
     /// The process is about to end.
     Draining,
@@ -173,7 +173,9 @@ impl Reject {
     fn retry_after(self) -> Option<u32> {
         match self {
             Self::RateLimited { retry_after } => Some(retry_after),
-            Self::Overloaded | Self::Draining | Self::NoHealthyUpstream => Some(1),
+            // Not all at once, or they would be refused again.
+            Self::Overloaded => Some(fastrand::u32(1..=3)),
+            Self::Draining | Self::NoHealthyUpstream => Some(1),
             Self::ApiNotEnabled
             | Self::InvalidApiKey
             | Self::DuplicateAuthorization
@@ -298,7 +300,6 @@ mod tests {
     fn what_passes_by_itself_says_when_to_come_back() {
         for (reject, seconds) in [
             (Reject::RateLimited { retry_after: 7 }, "7"),
-            (Reject::Overloaded, "1"),
             (Reject::Draining, "1"),
         ] {
             assert_eq!(
@@ -306,6 +307,13 @@ mod tests {
                 seconds
             );
         }
+        let seconds = || {
+            let answer = Reject::Overloaded.answer(Form::Text, "x", None);
+            let seconds = answer.headers()[RETRY_AFTER].to_str().unwrap();
+            seconds.parse::<u32>().unwrap()
+        };
+        let seen: std::collections::BTreeSet<_> = (0..200).map(|_| seconds()).collect();
+        assert_eq!(seen, [1, 2, 3].into(), "the refused do not return together");
         assert!(
             !Reject::InvalidApiKey
                 .answer(Form::Text, "x", None)

@@ -34,7 +34,7 @@ const STREAMS: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is kept for the live page.
-pub(super) struct Live {
+pub struct Live {
     /// Never empty.
     past: RefCell<VecDeque<(Instant, Past)>>,
     trend: RefCell<VecDeque<Point>>,

@@ -26,16 +26,22 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use self::live::{Events, Live};
+use self::live::Events;
+pub use self::live::Live;
 use crate::drain::Drain;
 use crate::snapshot::Current;
 use crate::telemetry::{LogGuard, Metrics};
+use crate::upstream::Admission;
 use crate::upstream::health::Health;
 
 /// What the admin address tells of.
 pub struct Admin {
     /// The process' metrics.
     pub metrics: Arc<Metrics>,
+    /// What is in force.
+    pub current: Current,
+    /// The requests in flight to the backend.
+    pub admission: Arc<Admission>,
     /// Whether listeners are bound and everything is loaded.
     pub started: Cell<bool>,
     /// Whether the process is about to end.
@@ -46,9 +52,8 @@ pub struct Admin {
     pub drain: Drain,
     /// The log.
     pub log: Arc<LogGuard>,
-    /// What is in force.
-    pub current: Current,
-    live: Live,
+    /// What the live page remembers.
+    pub live: Live,
 }
 
 /// An answer's body: all at once, or events as they come.
@@ -89,26 +94,6 @@ pub async fn serve(listener: TcpListener, admin: Rc<Admin>, left: CancellationTo
 }
 
 impl Admin {
-    /// Of a process that has started.
-    pub fn new(
-        metrics: Arc<Metrics>,
-        health: Health,
-        drain: Drain,
-        log: Arc<LogGuard>,
-        current: Current,
-    ) -> Self {
-        Self {
-            metrics,
-            started: Cell::new(true),
-            draining: Cell::new(false),
-            health,
-            drain,
-            log,
-            current,
-            live: Live::default(),
-        }
-    }
-
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
@@ -150,6 +135,8 @@ impl Admin {
         } else {
             0
         });
+        self.admission
+            .show(&self.current.load().upstream.admission, &self.metrics);
         String::from_utf8(self.metrics.text()).unwrap_or_default()
     }
 

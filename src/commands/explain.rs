@@ -23,6 +23,7 @@ use crate::stages::auth::Admitted;
 use crate::stages::headers::Framing;
 use crate::stages::route::{Place, Routed};
 use crate::telemetry::Metrics;
+use crate::upstream::Ask;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -260,6 +261,7 @@ impl<'a> Told<'a> {
                 masked(asked.head.uri.query())
             ),
         );
+        self.place(way.ask(self.snapshot, &asked.head.method));
         self.headers(asked, way);
         if self.config.rewrite.headers {
             let json = if way.rewrites_body {
@@ -275,6 +277,25 @@ impl<'a> Told<'a> {
             self.line("answer", format_args!("Location, Content-Location, Refresh, Link and Set-Cookie that lead to the backend are mapped to {}{json}{fields}", self.snapshot.endpoint.url()));
         }
         self.line("verdict", "forwarded");
+    }
+
+    /// Its place among the requests in flight to the backend.
+    fn place(&mut self, ask: Ask) {
+        if ask.spared {
+            return self.line("place", "none is taken: its path is one of overload.except");
+        }
+        let rules = &self.snapshot.upstream.admission;
+        let (kind, tenths) = (ask.kind().as_str(), rules.tenths(ask.kind()));
+        let most = self.config.limits.requests;
+        let fewer = if rules.adaptive {
+            ", fewer while answers are slow (overload.adaptive)"
+        } else {
+            ""
+        };
+        self.line(
+            "place",
+            format_args!("until its answer begins, as {kind}: these fill {tenths} of 10 places; limits.requests = {most}{fewer}"),
+        );
     }
 
     /// What becomes of header fields, told from the head as the backend would get it.

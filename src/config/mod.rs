@@ -49,6 +49,7 @@ pub struct Config {
     pub compat: Compat,
     pub websocket: Websocket,
     pub limits: Limits,
+    pub overload: Overload,
     pub timeouts: Timeouts,
     pub reload: Reload,
     pub drain: Drain,
@@ -407,6 +408,8 @@ impl Default for Websocket {
 }
 
 const PER_CLIENT: std::num::NonZeroU32 = std::num::NonZeroU32::new(1000).unwrap();
+const REQUESTS: std::num::NonZeroU32 = std::num::NonZeroU32::new(10_000).unwrap();
+const LEAST: std::num::NonZeroU32 = std::num::NonZeroU32::new(32).unwrap();
 
 /// `[limits]`
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -439,6 +442,9 @@ pub struct Limits {
     /// empty DATA, window updates of less than 1 KiB, and unknown ones.
     #[schemars(extend("x-applies" = NEW_CONNECTIONS))]
     pub h2_control_frames: u32,
+    /// Most requests that wait for the backend's answer to begin; tunnels are none.
+    #[schemars(extend("x-applies" = LIVE))]
+    pub requests: OrOff<Count>,
 }
 
 impl Default for Limits {
@@ -452,8 +458,50 @@ impl Default for Limits {
             header_count: 100,
             h2_streams: 128,
             h2_control_frames: 1000,
+            requests: OrOff::On(Count(REQUESTS)),
         }
     }
+}
+
+/// `[overload]`: who waits and who is refused when the backend has more to do than it can.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Overload {
+    /// Let fewer requests than `limits.requests` in when the backend's answers become slow.
+    #[schemars(extend("x-applies" = LIVE))]
+    pub adaptive: bool,
+    /// So many in flight make places no fewer, however slow answers are; there are never fewer than
+    /// these, but for moments of looking how fast the backend is without load.
+    #[schemars(extend("x-applies" = LIVE))]
+    pub least: Count,
+    /// When new WebSockets are refused: `last`, after pages and the API, or `first`.
+    #[schemars(extend("x-applies" = LIVE))]
+    pub sockets: Turn,
+    /// Paths below the base path that are neither counted nor measured, with what lies below them:
+    /// those where the backend holds its answer back (long polling), e.g. `["/poll", "/api/wait"]`.
+    #[schemars(extend("x-applies" = LIVE))]
+    pub except: Vec<String>,
+}
+
+impl Default for Overload {
+    fn default() -> Self {
+        Self {
+            adaptive: true,
+            least: Count(LEAST),
+            sockets: Turn::Last,
+            except: Vec::new(),
+        }
+    }
+}
+
+/// When something is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Turn {
+    /// Before everything else.
+    First,
+    /// After everything else.
+    Last,
 }
 
 /// How many worker threads.

@@ -120,6 +120,12 @@ impl fmt::Display for Rate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Count(pub NonZeroU32);
 
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl FromText for Count {
     const ALLOWED: &'static str = "a whole number from 1";
     fn from_text(_: &str) -> Option<Self> {
@@ -127,6 +133,12 @@ impl FromText for Count {
     }
     fn from_number(number: i64) -> Option<Self> {
         NonZeroU32::new(number.try_into().ok()?).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(Text::<Self>(std::marker::PhantomData))
     }
 }
 

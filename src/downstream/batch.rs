@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::frames::{Frames, calm_down};
+use super::turn::Turns;
 
 const CAPACITY: usize = 16 << 10;
 
@@ -26,12 +27,14 @@ struct Inner<S> {
     /// The stream would not take all of the buffer.
     blocked: bool,
     frames: Frames,
+    turns: Rc<Turns>,
     said_farewell: bool,
 }
 
 impl<S: AsyncWrite + Unpin> Inner<S> {
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.buffer.is_empty() {
+            ready!(self.turns.poll_enough(cx));
             match Pin::new(&mut self.stream).poll_write(cx, &self.buffer) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(n)) => self.buffer.advance(n),
@@ -55,13 +58,19 @@ pub(super) struct Batched<S>(Rc<RefCell<Inner<S>>>);
 /// The half that writes the batch.
 pub(super) struct Flusher<S>(Rc<RefCell<Inner<S>>>);
 
-/// Splits `stream` into the two; it may bring so many control frames a second.
-pub(super) fn batched<S>(stream: S, control_frames: u32) -> (Batched<S>, Flusher<S>) {
+/// Splits `stream` into the two; it may bring so many control frames a second, and be read and written
+/// for one of the connection's `turns` at a time.
+pub(super) fn batched<S>(
+    stream: S,
+    control_frames: u32,
+    turns: Rc<Turns>,
+) -> (Batched<S>, Flusher<S>) {
     let inner = Rc::new(RefCell::new(Inner {
         stream,
         buffer: BytesMut::new(),
         blocked: false,
         frames: Frames::new(control_frames),
+        turns,
         said_farewell: false,
     }));
     (Batched(Rc::clone(&inner)), Flusher(inner))
@@ -113,6 +122,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Batched<S> {
         if inner.frames.flooded() {
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
+        ready!(inner.turns.poll_enough(cx));
         let before = out.filled().len();
         let read = Pin::new(&mut inner.stream).poll_read(cx, out);
         let came = &out.filled()[before..];
@@ -190,7 +200,7 @@ mod tests {
     #[tokio::test]
     async fn small_writes_wait_for_the_flusher_and_arrive_in_order() {
         let (near, mut far) = tokio::io::duplex(1 << 20);
-        let (mut batched, flusher) = batched(near, 100);
+        let (mut batched, flusher) = batched(near, 100, Rc::default());
         batched.write_all(b"one ").await.unwrap();
         batched.flush().await.unwrap();
         batched.write_all(b"two").await.unwrap();
@@ -210,7 +220,7 @@ mod tests {
     #[tokio::test]
     async fn a_blocked_flush_blocks_the_writer_and_nothing_is_lost() {
         let (near, mut far) = tokio::io::duplex(8);
-        let (mut batched, flusher) = batched(near, 100);
+        let (mut batched, flusher) = batched(near, 100, Rc::default());
         batched.write_all(b"0123456789abcdef").await.unwrap();
         assert!(
             poll_fn(|cx| Poll::Ready(flusher.poll_flush(cx)))
@@ -235,7 +245,7 @@ mod tests {
     #[tokio::test]
     async fn large_writes_follow_what_was_held() {
         let (near, mut far) = tokio::io::duplex(1 << 20);
-        let (mut batched, _flusher) = batched(near, 100);
+        let (mut batched, _flusher) = batched(near, 100, Rc::default());
         batched.write_all(b"first").await.unwrap();
         batched.write_all(&vec![b'x'; CAPACITY + 1]).await.unwrap();
         let mut got = vec![0; 5 + CAPACITY + 1];

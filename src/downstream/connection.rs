@@ -50,11 +50,7 @@ pub(super) fn serve(
     let drain = worker.drain.clone();
     let session = Rc::new(Session::new(worker, peer));
     if h2 {
-        let connection = http2::serve(stream, session, limits, share);
-        drain.spawn(async move {
-            let _held = held;
-            connection.await;
-        });
+        drain.spawn(http2::serve(stream, session, limits, share, held));
     } else {
         drain.spawn(serve_h1(stream, session, limits, held));
     }
@@ -66,7 +62,7 @@ pub(super) fn serve(
 pub(super) const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// What a connection counts for as long as it is open.
-struct Held {
+pub(super) struct Held {
     gauge: prometheus::IntGauge,
     _place: Place,
 }

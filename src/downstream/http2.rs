@@ -14,6 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use pin_project_lite::pin_project;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
@@ -21,8 +22,9 @@ use tokio_rustls::server::TlsStream;
 
 use super::batch::{Flusher, batched};
 use super::clock::{Clock, Late};
-use super::connection::LAST_CALL;
+use super::connection::{Held, LAST_CALL};
 use super::limits::{Asked, Share};
+use super::turn::{Turns, Waiting};
 use crate::body::Inbound;
 use crate::pipeline::{self, AnswerBody, Session};
 use crate::reject::Reject;
@@ -35,12 +37,15 @@ pub(super) fn serve(
     session: Rc<Session>,
     limits: &Arc<ConnectionLimits>,
     share: Share,
+    held: Held,
 ) -> impl Future<Output = ()> + use<> {
-    let (io, flusher) = batched(stream, limits.h2_control_frames);
+    let turns: Rc<Turns> = Rc::default();
+    let (io, flusher) = batched(stream, limits.h2_control_frames, Rc::clone(&turns));
     let newest: Rc<Cell<Option<Rc<Pace>>>> = Rc::default();
     let streams = Streams {
         session: Rc::clone(&session),
         newest: Rc::clone(&newest),
+        turns: Rc::clone(&turns),
         patience: limits.write_stall,
     };
     let fields = limits.header_count;
@@ -59,10 +64,11 @@ pub(super) fn serve(
                 too_many.then_some(Reject::Overloaded)
             };
             let unfinished = Unfinished::new(&abandoned, asked);
-            let answering =
-                pipeline::handle(Rc::clone(&session), request.map(Inbound::Http2), flaw);
+            let session = Rc::clone(&session);
+            // Made in place: a future that is made first and moved in would be held twice.
             async move {
-                let answer = answering.await;
+                let request = request.map(Inbound::Http2);
+                let answer = pipeline::handle(session, request, flaw).await;
                 Ok::<_, Infallible>(answer.map(|body| Paced::new(body, pace, unfinished)))
             }
         })
@@ -81,12 +87,14 @@ pub(super) fn serve(
         .serve_connection(TokioIo::new(io), service);
     let limits = Arc::clone(limits);
     async move {
+        let _held = held;
         let mut clock = pin!(Clock::new(&session, &limits));
         let mut stop = pin!(session.worker.drain.stopping());
         let mut cut = pin!(session.worker.drain.cutting());
         let mut leaving = false;
+        let mut waiting = Waiting::default();
         let metrics = &session.worker.recorder.metrics;
-        let ended = poll_fn(|cx| {
+        let mut serve = |cx: &mut Context<'_>| {
             if !leaving && stop.as_mut().poll(cx).is_ready() {
                 leaving = true;
                 Pin::new(&mut connection).graceful_shutdown();
@@ -135,8 +143,8 @@ pub(super) fn serve(
             clock.said_farewell();
             cx.waker().wake_by_ref();
             Poll::Pending
-        })
-        .await;
+        };
+        let ended = poll_fn(|cx| turns.poll(&mut waiting, cx, &mut serve)).await;
         drop(connection);
         if ended == Ended::Flood {
             Box::pin(dismiss(flusher)).await;
@@ -296,39 +304,74 @@ struct Streams {
     session: Rc<Session>,
     /// The pace of the stream that is about to be spawned.
     newest: Rc<Cell<Option<Rc<Pace>>>>,
+    turns: Rc<Turns>,
     patience: Duration,
 }
 
 impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        let (session, patience) = (Rc::clone(&self.session), self.patience);
         let Some(pace) = self.newest.take() else {
             drop(tokio::task::spawn_local(stream));
             return;
         };
-        drop(tokio::task::spawn_local(async move {
-            let mut stream = pin!(stream);
-            let mut timer: Option<Pin<Box<Sleep>>> = None;
-            poll_fn(|cx| {
-                if stream.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(());
-                }
-                while let Some(since) = pace.get() {
-                    let at = since + patience;
-                    let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
-                    if timer.deadline() < at {
-                        timer.as_mut().reset(at);
-                    }
-                    ready!(timer.as_mut().poll(cx));
-                    if at <= Instant::now() {
-                        // Dropping the stream resets it.
-                        session.count_stall();
-                        return Poll::Ready(());
-                    }
-                }
-                Poll::Pending
-            })
-            .await;
+        drop(tokio::task::spawn_local(Stream {
+            stream: Some(stream),
+            pace,
+            timer: None,
+            patience: self.patience,
+            turns: Rc::clone(&self.turns),
+            waiting: Waiting::default(),
+            session: Rc::clone(&self.session),
         }));
+    }
+}
+
+pin_project! {
+    /// One stream, until it is answered or its client takes nothing for too long. By hand, not an async
+    /// block, which would hold what it is given twice.
+    struct Stream<F> {
+        // Dropped within its turn: closing a connection to the backend takes longer than most polls.
+        #[pin]
+        stream: Option<F>,
+        pace: Rc<Pace>,
+        timer: Option<Pin<Box<Sleep>>>,
+        patience: Duration,
+        turns: Rc<Turns>,
+        waiting: Waiting,
+        session: Rc<Session>,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Stream<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        let ended = this.turns.poll(this.waiting, cx, |cx| {
+            if let Some(stream) = this.stream.as_mut().as_pin_mut() {
+                ready!(stream.poll(cx));
+                this.stream.set(None);
+            }
+            Poll::Ready(())
+        });
+        if ended.is_ready() {
+            return Poll::Ready(());
+        }
+        while let Some(since) = this.pace.get() {
+            let at = since + *this.patience;
+            let timer = this
+                .timer
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+            if timer.deadline() < at {
+                timer.as_mut().reset(at);
+            }
+            ready!(timer.as_mut().poll(cx));
+            if at <= Instant::now() {
+                // Dropping the stream resets it.
+                this.session.count_stall();
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
     }
 }

@@ -52,10 +52,19 @@ pub fn tune(socket: &impl AsFd) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(Duration::from_secs(60)))
 }
 
+/// Connections in a row that are accepted before what else is ready has its turn.
+const AT_ONCE: u32 = 4;
+
 /// Accepts until the process drains. `places`: the connections of all workers.
 pub async fn serve(listener: TcpListener, worker: Rc<Worker>, places: Arc<Open>) {
     let mut pause = Duration::ZERO;
+    let mut in_a_row = 0;
     loop {
+        if in_a_row == AT_ONCE {
+            in_a_row = 0;
+            tokio::task::yield_now().await;
+        }
+        in_a_row += 1;
         let accepted = tokio::select! {
             biased;
             () = worker.drain.stopping() => return,

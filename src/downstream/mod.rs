@@ -11,6 +11,7 @@ mod http2;
 mod limits;
 mod listener;
 pub mod proxy;
+mod turn;
 mod wire;
 
 pub use limits::Open;

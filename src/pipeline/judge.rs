@@ -19,6 +19,7 @@ use crate::stages::auth::Admitted;
 use crate::stages::headers::{self, Authorization, Framing, Outgoing};
 use crate::stages::route::{Place, Routed};
 use crate::stages::{lookup, websocket};
+use crate::upstream::Ask;
 
 /// What is judged.
 pub struct Asked<'r> {
@@ -60,6 +61,8 @@ pub struct Way<'r> {
     pub host: usize,
     /// What it is for.
     pub route: Route,
+    /// Whom the limits take it for.
+    pub client: IpAddr,
     /// The canonical path below the base path.
     pub rest: Cow<'r, str>,
     /// What the backend gets as `Authorization`.
@@ -155,6 +158,7 @@ pub async fn judge<'r>(
     Ok(Verdict::Forward(Way {
         host,
         route: routed.route,
+        client,
         rest,
         authorization,
         upgrade,
@@ -181,6 +185,18 @@ impl Way<'_> {
             ["/", ""]
         } else {
             [&snapshot.upstream_base, &self.rest]
+        }
+    }
+
+    /// What the backend's side has to know of it.
+    pub fn ask(&self, snapshot: &Snapshot, method: &Method) -> Ask {
+        Ask {
+            head: method == Method::HEAD,
+            safe: method.is_safe(),
+            upgrade: self.upgrade.is_some(),
+            route: self.route,
+            client: self.client,
+            spared: snapshot.upstream.admission.spare(&self.rest),
         }
     }
 

@@ -27,7 +27,7 @@ use crate::stages::headers::Framing;
 use crate::stages::route::Routed;
 use crate::stages::websocket;
 use crate::telemetry::{Record, Recorder};
-use crate::upstream::{Answer, Ask, Connection, Upload};
+use crate::upstream::{Answer, Connection, Upload};
 
 pub use judge::{Asked, Verdict, Way, Witness, framing, judge};
 use session::InFlight;
@@ -165,14 +165,15 @@ async fn answer(
     };
     let judged = judge(&snapshot, &asked, &session.worker.store, &mut told).await;
     // What is not needed any more does not wait with it for the backend.
-    let (out, upgrade, limit, rewrites_body) = match judged? {
+    let (out, ask, upgrade, limit, rewrites_body) = match judged? {
         Verdict::AddSlash => {
             return Ok(Answered::Full(add_slash(&snapshot, head.uri.query())));
         }
         Verdict::Forward(way) => {
             let mut out = BytesMut::with_capacity(1 << 10);
             way.write(&snapshot, &asked, &record.request_id, &mut out);
-            (out, way.upgrade, way.limit, way.rewrites_body)
+            let ask = way.ask(&snapshot, &head.method);
+            (out, ask, way.upgrade, way.limit, way.rewrites_body)
         }
     };
     let upload = (framing != Framing::None).then(|| {
@@ -183,11 +184,6 @@ async fn answer(
             snapshot.body_timeout,
         )
     });
-    let ask = Ask {
-        head: head.method == Method::HEAD,
-        safe: head.method.is_safe(),
-        upgrade: upgrade.is_some(),
-    };
     let sent = Instant::now();
     let answered = session
         .worker

@@ -14,7 +14,7 @@ use crate::peer::Peer;
 use crate::rate_limit::shared::Client;
 use crate::snapshot::{Current, Snapshot};
 use crate::telemetry::{Record, Recorder, TimedOut};
-use crate::upstream::{Connection, Download, Upstream};
+use crate::upstream::{Admission, Connection, Download, Upstream};
 
 /// A snapshot as one worker shares it among its requests: cloning it touches no counter that
 /// other cores touch.
@@ -39,11 +39,16 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker with no connection yet.
-    pub fn new(current: Current, recorder: Rc<Recorder>, drain: Drain) -> Self {
+    /// A worker with no connection yet; `admission` is all workers'.
+    pub fn new(
+        current: Current,
+        recorder: Rc<Recorder>,
+        drain: Drain,
+        admission: Arc<Admission>,
+    ) -> Self {
         Self {
             seen: RefCell::new(Rc::new(current.load_full())),
-            upstream: Upstream::new(Arc::clone(&recorder.metrics)),
+            upstream: Upstream::new(admission, Arc::clone(&recorder.metrics)),
             current,
             store: Client::default(),
             recorder,

@@ -9,6 +9,7 @@ mod signals;
 mod sockets;
 mod worker;
 
+use std::cell::Cell;
 use std::fmt;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -31,6 +32,7 @@ use crate::config::{self, Config, LimitStore, Source};
 use crate::drain::{Drain, Leaving};
 use crate::snapshot::{self, Current, Loaded, Reloader, Snapshot};
 use crate::telemetry::{self, ClosedBy, Metrics, manager};
+use crate::upstream::Admission;
 use crate::upstream::health::Health;
 
 /// Why the gateway did not start or had to end.
@@ -74,8 +76,11 @@ pub fn run(
     let source = Arc::new(source);
     // What follows is logged, and how, is written there.
     let written = source.read().map_err(|e| Failed(e.to_string()))?;
+    let files = make_room_for_files(written.limits.connections);
     let log = Arc::new(telemetry::start_log(&written.log));
-    raise_file_limit();
+    if let Err(e) = files {
+        tracing::warn!(error = %e, "cannot raise the limit of open files");
+    }
     let metrics = Arc::new(Metrics::new().map_err(|e| failed("metrics", e))?);
     let loaded = Loaded::load(&source, &metrics, None).map_err(|e| failed("configuration", e))?;
     let reloader = Reloader::start(source, loaded, Arc::clone(&metrics), Arc::clone(&log));
@@ -90,6 +95,7 @@ pub fn run(
     let visitor = listening.visitor().map_err(cannot_listen)?;
     let built_in = built_in::start(config, &current, &drain, visitor, accepting.clone())?;
 
+    let admission = Arc::<Admission>::default();
     let hands = listening.deal(snapshot::workers(config).get());
     let workers = worker::start(
         hands.map_err(cannot_listen)?,
@@ -98,6 +104,7 @@ pub fn run(
             metrics: Arc::clone(&metrics),
             drain: drain.clone(),
             places: Arc::default(),
+            admission: Arc::clone(&admission),
             open: accepting.from.clone(),
         },
     )?;
@@ -147,13 +154,17 @@ pub fn run(
 
         let listener = listening.admin().and_then(tokio::net::TcpListener::from_std);
         let listener = listener.map_err(|e| failed("admin.listen", e))?;
-        let admin = Rc::new(Admin::new(
-            Arc::clone(&metrics),
+        let admin = Rc::new(Admin {
+            metrics: Arc::clone(&metrics),
+            current: Arc::clone(&current),
+            admission,
+            started: Cell::new(true),
+            draining: Cell::new(false),
             health,
-            drain.clone(),
+            drain: drain.clone(),
             log,
-            Arc::clone(&current),
-        ));
+            live: admin::Live::default(),
+        });
         let serving = admin::serve(listener, Rc::clone(&admin), accepting.until.clone());
         drop(tokio::task::spawn_local(serving));
         drop(tokio::task::spawn_local(tidy(Arc::clone(&current))));
@@ -319,12 +330,22 @@ async fn tell_of_store(current: Current) {
     }
 }
 
-/// Each tunnel takes two files; the usual soft limit is 1,024.
-fn raise_file_limit() {
+/// Each tunnel takes two files; the usual soft limit is 1,024. The kernel's table of a process' files
+/// grows by doubling, and each time a process with threads waits for milliseconds in which no request
+/// is served: it is made as large as so many connections need while there is one thread.
+fn make_room_for_files(connections: usize) -> std::io::Result<()> {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    if let Err(e) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(error = %e, "cannot raise the limit of open files");
-    }
+    setrlimit(Resource::Nofile, limit)?;
+    let most = limit
+        .maximum
+        .map_or(i32::MAX, |most| i32::try_from(most).unwrap_or(i32::MAX));
+    let needed = i32::try_from(2 * connections + 64).unwrap_or(i32::MAX);
+    // A number as high as that, taken and given back. Where it cannot be had, the table grows later.
+    drop(rustix::io::fcntl_dupfd_cloexec(
+        std::io::stdin(),
+        needed.min(most - 1),
+    ));
+    Ok(())
 }

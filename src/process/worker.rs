@@ -16,6 +16,7 @@ use crate::drain::Drain;
 use crate::pipeline::Worker;
 use crate::snapshot::Current;
 use crate::telemetry::{Metrics, Recorder};
+use crate::upstream::Admission;
 
 /// What every worker is made of.
 pub(super) struct Common {
@@ -23,6 +24,7 @@ pub(super) struct Common {
     pub(super) metrics: Arc<Metrics>,
     pub(super) drain: Drain,
     pub(super) places: Arc<downstream::Open>,
+    pub(super) admission: Arc<Admission>,
     /// Nothing is accepted before.
     pub(super) open: CancellationToken,
 }
@@ -40,6 +42,7 @@ pub(super) fn start(
             metrics: Arc::clone(&common.metrics),
             drain: common.drain.for_worker(),
             places: Arc::clone(&common.places),
+            admission: Arc::clone(&common.admission),
             open: common.open.clone(),
         };
         let tell = tell.clone();
@@ -66,6 +69,7 @@ fn work(listeners: Vec<TcpListener>, common: Common, tell: &mpsc::Sender<Result<
         metrics,
         drain,
         places,
+        admission,
         open,
     } = common;
     runtime.block_on(async {
@@ -73,6 +77,7 @@ fn work(listeners: Vec<TcpListener>, common: Common, tell: &mpsc::Sender<Result<
             current,
             Rc::new(Recorder::new(metrics)),
             drain.clone(),
+            admission,
         ));
         let owner = Rc::clone(&worker);
         drop(tokio::task::spawn_local(async move {

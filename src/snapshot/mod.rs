@@ -15,7 +15,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
-use crate::config::{self, Config, ConfigError, Match, Per, Policy, Workers};
+use crate::config::{self, Config, ConfigError, Match, Per, Policy, Turn, Workers};
 use crate::path::Compat;
 use crate::rate_limit::{self, RateLimits};
 use crate::stages::auth::Keys;
@@ -169,6 +169,7 @@ impl Snapshot {
                 silence: config.upstream.silence.0,
                 pool_idle: config.upstream.pool_idle.0,
                 pool_size: config.upstream.pool_size,
+                admission: admission(config)?,
             },
             upstream_base,
             endpoint,
@@ -207,6 +208,33 @@ impl Snapshot {
         }
         metrics.keep_keys(self.keys.names());
     }
+}
+
+fn admission(config: &Config) -> Result<upstream::Rules, ConfigError> {
+    let overload = &config.overload;
+    let spared = |path: &String| match endpoint::base_path("overload.except", path)? {
+        root if root.is_empty() => Err(ConfigError::new(
+            "overload.except",
+            path,
+            "a path below the base path, e.g. \"/poll\"; to spare everything: adaptive = false and limits.requests = \"off\"",
+        )),
+        path => Ok(path),
+    };
+    Ok(upstream::Rules {
+        most: config
+            .limits
+            .requests
+            .on()
+            .map_or(u32::MAX, |most| most.0.get()),
+        adaptive: overload.adaptive,
+        least: overload.least.0.get(),
+        sockets_last: overload.sockets == Turn::Last,
+        except: overload
+            .except
+            .iter()
+            .map(spared)
+            .collect::<Result<_, _>>()?,
+    })
 }
 
 /// Whether the built-in backend is the backend.

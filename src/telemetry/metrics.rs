@@ -15,6 +15,7 @@ use prometheus::{
 
 use super::closed::{CloseClass, ClosedBy};
 use super::keys::{KeyMetrics, KeySeries};
+use super::overload::OverloadMetrics;
 use super::store::StoreMetrics;
 use crate::names::Route;
 use crate::reject::Reject;
@@ -76,6 +77,7 @@ pub struct Metrics {
     pub(super) duration: [Histogram; Route::ALL.len()],
     pub upstream_duration: Histogram,
     pub inflight: IntGauge,
+    pub overload: OverloadMetrics,
     pub rejected: [IntCounter; Reject::CODES.len()],
     pub(super) keys: KeyMetrics,
     pub api_enabled: IntGauge,
@@ -231,6 +233,7 @@ impl Metrics {
                 "gateway_inflight_requests",
                 "Requests being answered now.",
             )?,
+            overload: OverloadMetrics::new(&r)?,
             rejected: Reject::CODES.map(|code| rejected.with_label_values(&[code])),
             keys: KeyMetrics::new(&r)?,
             api_enabled: gauge(

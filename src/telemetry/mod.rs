@@ -6,6 +6,7 @@ mod keys;
 mod log;
 pub mod manager;
 mod metrics;
+mod overload;
 mod record;
 mod store;
 
@@ -13,5 +14,6 @@ pub use closed::{CloseClass, Closed, ClosedBy};
 pub use keys::KeySeries;
 pub use log::{LogGuard, start_log};
 pub use metrics::{Metrics, PolicyCounters, ProxyFailure, TimedOut};
+pub use overload::{Cause, Kind, OverloadMetrics};
 pub use record::{Record, Recorder};
 pub use store::StoreMetrics;

@@ -9,6 +9,7 @@ use std::task::Poll;
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
+use super::admission::Place;
 use super::connection::Connection;
 use super::download::Download;
 use super::head::{self, Head};
@@ -47,10 +48,17 @@ impl Upstream {
         mut connection: Connection,
         ask: Ask,
         mut outgoing: Outgoing,
+        place: Option<&Place<'_>>,
     ) -> Result<Answer, Stopped> {
         let mut stale = false;
         match self
-            .head(settings, &mut connection, ask, &mut outgoing, &mut stale)
+            .head(
+                settings,
+                &mut connection,
+                ask,
+                (&mut outgoing, place),
+                &mut stale,
+            )
             .await
         {
             Ok((head, sent)) => {
@@ -83,7 +91,7 @@ impl Upstream {
         settings: &Settings,
         connection: &mut Connection,
         ask: Ask,
-        outgoing: &mut Outgoing,
+        (outgoing, place): (&mut Outgoing, Option<&Place<'_>>),
         stale: &mut bool,
     ) -> Result<(Head, bool), Failure> {
         let patience = settings.response_timeout;
@@ -93,7 +101,13 @@ impl Upstream {
         poll_fn(|cx| {
             if !sent && refused.is_none() {
                 match outgoing.poll_send(cx, &mut connection.stream) {
-                    Poll::Ready(Ok(())) => sent = true,
+                    Poll::Ready(Ok(())) => {
+                        sent = true;
+                        // From here on it is the backend that works on it.
+                        if let Some(place) = place {
+                            place.begin();
+                        }
+                    }
                     // The backend may have answered before it closed: read what there is.
                     Poll::Ready(Err(failure @ Failure::Broken(_))) => refused = Some(failure),
                     Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),

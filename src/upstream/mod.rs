@@ -3,6 +3,8 @@
 //! The client is our own: a head that is already bytes is written with the first of its body in
 //! one call, nothing is copied to be able to send it again, and a connection needs no task.
 
+mod adaptive;
+mod admission;
 mod connection;
 mod direction;
 mod download;
@@ -10,17 +12,21 @@ mod exchange;
 mod frames;
 mod head;
 pub mod health;
+mod pace;
 mod pulse;
 pub mod tunnel;
 mod upload;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+pub use admission::{Admission, Rules};
+use admission::{Asker, Place};
 pub use connection::Connection;
 use connection::Pool;
 pub use download::Download;
@@ -28,8 +34,9 @@ pub use exchange::Answer;
 pub use pulse::Ping;
 pub use upload::Upload;
 
+use crate::names::Route;
 use crate::reject::Reject;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Kind, Metrics};
 
 /// How the backend is reached.
 #[derive(Clone, Debug)]
@@ -46,6 +53,8 @@ pub struct Settings {
     pub pool_idle: Duration,
     /// Most idle connections kept.
     pub pool_size: usize,
+    /// How many requests may be in flight.
+    pub admission: Rules,
 }
 
 /// What there is to know of a request before it is sent.
@@ -57,11 +66,38 @@ pub struct Ask {
     pub safe: bool,
     /// A WebSocket handshake: only then a 101 is an answer.
     pub upgrade: bool,
+    /// What it is for.
+    pub route: Route,
+    /// Who asks.
+    pub client: IpAddr,
+    /// It is neither counted among those in flight nor measured.
+    pub spared: bool,
+}
+
+impl Ask {
+    /// What it is where there is not room for all.
+    pub fn kind(&self) -> Kind {
+        match () {
+            () if self.upgrade => Kind::Socket,
+            () if self.route.is_api() => Kind::Api,
+            () => Kind::Page,
+        }
+    }
+
+    fn asker(&self) -> Asker {
+        Asker {
+            kind: self.kind(),
+            route: self.route,
+            client: self.client,
+        }
+    }
 }
 
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum Failure {
+    /// There are as many in flight as may be.
+    Overloaded,
     /// No connection could be opened.
     Unreachable(std::io::Error),
     /// No head of an answer in time.
@@ -80,6 +116,7 @@ impl Failure {
     /// What the client is told.
     pub fn reject(&self) -> Reject {
         match self {
+            Self::Overloaded => Reject::Overloaded,
             Self::Unreachable(_) => Reject::UpstreamUnreachable,
             Self::Timeout => Reject::UpstreamTimeout,
             Self::Broken(_) => Reject::UpstreamFailed,
@@ -95,6 +132,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Overloaded => f.write_str("too many requests in flight"),
             Self::Unreachable(e) => write!(f, "cannot connect: {e}"),
             Self::Timeout => f.write_str("no answer in time"),
             Self::Broken(how) => f.write_str(how),
@@ -108,14 +146,16 @@ impl fmt::Display for Failure {
 /// One worker's connections to the backend.
 pub struct Upstream {
     pool: Rc<Pool>,
+    admission: Arc<Admission>,
     metrics: Arc<Metrics>,
 }
 
 impl Upstream {
-    /// No connection yet.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
+    /// No connection yet; `admission` is all workers'.
+    pub fn new(admission: Arc<Admission>, metrics: Arc<Metrics>) -> Self {
         Self {
             pool: Rc::new(Pool::default()),
+            admission,
             metrics,
         }
     }
@@ -134,13 +174,56 @@ impl Upstream {
     ) -> Result<Answer, Failure> {
         let mut outgoing = upload::Outgoing::new(head, body);
         outgoing.prefetch().await?;
+        // After that: a client that does not send holds no place.
+        let place = self.admit(settings, ask, outgoing.is_whole())?;
+        let answered = self
+            .exchange_on_any(settings, ask, outgoing, place.as_ref())
+            .await;
+        if let Some(place) = place {
+            // What fails may fail quickly.
+            let telling = |answer: &Answer| !answer.status.is_server_error();
+            place.answered(answered.as_ref().is_ok_and(telling));
+        }
+        answered
+    }
+
+    fn admit<'a>(
+        &'a self,
+        settings: &'a Settings,
+        ask: Ask,
+        whole: bool,
+    ) -> Result<Option<Place<'a>>, Failure> {
+        if ask.spared {
+            return Ok(None);
+        }
+        let asker = ask.asker();
+        self.admission
+            .admit(&settings.admission, asker, whole)
+            .map(Some)
+            .map_err(|cause| {
+                self.metrics.overload.refused(asker.kind, cause);
+                Failure::Overloaded
+            })
+    }
+
+    /// On a kept connection or a new one.
+    async fn exchange_on_any(
+        &self,
+        settings: &Settings,
+        ask: Ask,
+        mut outgoing: upload::Outgoing,
+        place: Option<&Place<'_>>,
+    ) -> Result<Answer, Failure> {
         let kept = if ask.upgrade {
             None
         } else {
             self.pool.take(settings, !ask.safe)
         };
         if let Some(connection) = kept {
-            match self.exchange(settings, connection, ask, outgoing).await {
+            match self
+                .exchange(settings, connection, ask, outgoing, place)
+                .await
+            {
                 Ok(answer) => return Ok(answer),
                 Err(stopped) => {
                     outgoing = stopped.outgoing;
@@ -152,7 +235,7 @@ impl Upstream {
             }
         }
         let connection = self.connect(settings).await?;
-        self.exchange(settings, connection, ask, outgoing)
+        self.exchange(settings, connection, ask, outgoing, place)
             .await
             .map_err(|stopped| stopped.failure)
     }

@@ -103,6 +103,11 @@ impl Outgoing {
         poll_fn(|cx| self.poll_body(cx)).await
     }
 
+    /// Whether all of it is there.
+    pub(super) fn is_whole(&self) -> bool {
+        self.body.is_none()
+    }
+
     /// Makes it ready to be sent again from its beginning; `false`: that must not be.
     pub(super) fn rewind(&mut self, safe: bool) -> bool {
         if self.written == 0 {

@@ -150,6 +150,18 @@ fn a_mistake_in_the_file_is_named_with_what_is_allowed() {
         ),
         ("[websocket]\nping = '0s'\n", &["websocket.ping", "not 0"]),
         ("[reload]\npoll = '0ms'\n", &["reload.poll", "not 0"]),
+        (
+            "[overload]\nsockets = 'never'\n",
+            &["gateway.toml:7:", "never", "last"],
+        ),
+        (
+            "[overload]\nexcept = ['/']\n",
+            &["overload.except", "/poll"],
+        ),
+        (
+            "[overload]\nleast = 0\n",
+            &["gateway.toml:7:", "whole number from 1"],
+        ),
         ("not toml\n", &["gateway.toml:6:"]),
     ] {
         let folder = Folder::new().with_certificate();

@@ -84,6 +84,7 @@ fn good_surroundings_are_said_to_be_good() {
         "admin.listen:",
         "drain: drain.delay 5s and drain.budget 25s are 30s, the grace period is 40s",
         "open files: limits.connections = 100 may need 776, ",
+        "overload: limits.requests = 10000, fewer while the backend's answers are slow",
         "clock: ",
         "reload: a change in ",
     ] {
@@ -340,6 +341,23 @@ fn a_drain_that_is_longer_than_the_grace_period_is_a_problem() {
     let pod = [("KUBERNETES_SERVICE_HOST", "10.0.0.1")];
     assert!(drain(&[], &pod, "warning").contains("the grace period is 30s"));
     assert_eq!(run(&folder, &["doctor", "--grace", "30"], &[]).code, 2);
+}
+
+#[test]
+fn requests_that_nothing_bounds_are_warned_of() {
+    let folder = Folder::new().with_certificate();
+    let overload = |requests, adaptive, level| {
+        let more = [
+            ("GATEWAY__LIMITS__REQUESTS", requests),
+            ("GATEWAY__OVERLOAD__ADAPTIVE", adaptive),
+        ];
+        let ran = doctor(&folder, &service_at(""), &[], &more);
+        line(&ran, level, "overload: limits.requests = ").to_owned()
+    };
+    assert!(overload("off", "false", "warning").contains("nothing bounds how many"));
+    assert!(overload("32", "true", "warning").contains("overload.least = 32"));
+    overload("off", "true", "ok");
+    overload("32", "false", "ok");
 }
 
 #[test]

@@ -200,6 +200,7 @@ fn pages_redirects_sockets_and_proxies_are_explained() {
     let backend = Backend::well();
     let setup = Gateway::before(&backend)
         .toml("public.trusted_proxies = ['10.0.0.0/8']\npublic.extra_hosts = ['more.test']")
+        .toml("overload.except = ['/poll']")
         .toml("[[rate_limit.policy]]\nname = 'p'\nper = 'client'\nrate = '1/1s'\nexcept = ['192.0.2.0/24']\nenforce = false");
     let folder = folder_of(&setup);
     let out = explain(&folder, &["GET", "/cobrowsing"]);
@@ -214,6 +215,15 @@ fn pages_redirects_sockets_and_proxies_are_explained() {
         "page, no part of the API: needs no key"
     );
     assert!(!out.contains("\nlimit "), "{out}");
+    assert_eq!(
+        said(&out, "place"),
+        "until its answer begins, as page: these fill 8 of 10 places; limits.requests = 10000, fewer while answers are slow (overload.adaptive)"
+    );
+    let out = explain(&folder, &["GET", "/cobrowsing/poll/x"]);
+    assert_eq!(
+        said(&out, "place"),
+        "none is taken: its path is one of overload.except"
+    );
     let out = explain(
         &folder,
         &[

@@ -222,12 +222,12 @@ async fn api_of(gateway: &Gateway, path: &str) -> Value {
 }
 
 /// nginx as the backend, with `server` in its server block.
-async fn nginx(server: &str) -> (Part, Folder, u16) {
+pub(super) async fn nginx(server: &str) -> (Part, Folder, u16) {
     let (folder, port) = (Folder::new(), free_port());
     let home = folder.0.display();
     let conf = format!(
         "daemon off; worker_processes 1; pid {home}/pid; error_log {home}/error.log; user root;
-         events {{ worker_connections 512; }}
+         events {{ worker_connections 20000; }}
          http {{ access_log off; client_body_temp_path {home}/a; proxy_temp_path {home}/b; fastcgi_temp_path {home}/c;
            uwsgi_temp_path {home}/d; scgi_temp_path {home}/e; default_type text/plain;
            server {{ listen 127.0.0.1:{port}; root {home}/www; {server} }} }}"

@@ -1,6 +1,7 @@
 //! Whether the backend answers, where its tree begins, and whether it takes the keys: asked as
 //! requests would be, by the same code.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -12,6 +13,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use super::Findings;
 use crate::config::units::{OrOff, Span};
 use crate::config::{Config, ForwardAuthorization, RestKey};
+use crate::names::Route;
 use crate::snapshot::{self, Snapshot};
 use crate::stages::headers::{Authorization, Framing, Outgoing};
 use crate::telemetry::Metrics;
@@ -49,7 +51,7 @@ pub(super) async fn look(
     }
     let mut backend = Backend {
         snapshot,
-        upstream: Upstream::new(metrics),
+        upstream: Upstream::new(Arc::default(), metrics),
         skew: None,
     };
     if backend.base_path(config, found).await == There::Api {
@@ -197,6 +199,9 @@ impl Backend<'_> {
             head: false,
             safe: true,
             upgrade: false,
+            route: Route::None,
+            client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            spared: true,
         };
         let settings = &self.snapshot.upstream;
         let answer = self

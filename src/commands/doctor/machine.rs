@@ -108,6 +108,18 @@ pub(super) fn files(config: &Config, found: &mut Findings) {
     }
 }
 
+/// Whether anything bounds the requests that wait for the backend.
+pub(super) fn overload(config: &Config, found: &mut Findings) {
+    let (most, overload) = (config.limits.requests, &config.overload);
+    let places = format!("overload: limits.requests = {most}");
+    match most.on() {
+        None if !overload.adaptive => found.warning(format!("{places} and overload.adaptive = false: nothing bounds how many requests wait for a slow backend; set one of them")),
+        Some(most) if overload.adaptive && most.0 <= overload.least.0 => found.warning(format!("{places} is not more than overload.least = {}: overload.adaptive does nothing", overload.least)),
+        _ if overload.adaptive => found.ok(format!("{places}, fewer while the backend's answers are slow; name paths whose answers are held back (long polling) in overload.except")),
+        _ => found.ok(places),
+    }
+}
+
 /// No gateway of this version ran before: 2025-01-01T00:00:00Z, seconds after the epoch.
 const EARLIEST: u64 = 1_735_689_600;
 

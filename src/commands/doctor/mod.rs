@@ -135,6 +135,7 @@ fn surroundings(
     machine::addresses(config, found);
     machine::grace(config, arguments.grace, found);
     machine::files(config, found);
+    machine::overload(config, found);
     machine::clock(found);
     runtime.block_on(watching::look(config, &source.files(config), found));
     Ok(())

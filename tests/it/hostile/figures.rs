@@ -1,22 +1,28 @@
 //! What each attack costs: memory at its peak, and the time an honest client waits meanwhile, next
-//! to its quiet value in the same run. Not a check but a measurement, of the release build when told so:
-//! `MEASURED_BINARY=$PWD/target/release/cobrowse-gateway cargo test --test it -- --ignored --nocapture figures`
+//! to its quiet value in the same run. Not a check but a measurement, of the release build when told so,
+//! of one attack when named:
+//! `FIGURES=D7 MEASURED_BINARY=$PWD/target/release/cobrowse-gateway cargo test --test it -- --ignored --nocapture figures`
+//!
+//! The gateway has a core for itself. The honest client (curl) and the backend (nginx) share another
+//! with the attackers, who leave it to them: they are other machines, and what they cost themselves is
+//! not what is measured.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::real_parts::nginx;
 use crate::support::h2_raw::{
     END_HEADERS, END_STREAM, H2, block, data, frame, get, headers, kind, request, reset,
 };
-use crate::support::{Backend, Client, Gateway, Proto, Raw, h2_raw};
+use crate::support::{Client, Gateway, Proto, Raw, h2_raw};
 
 const PAGE: &[u8] = b"/cobrowsing/x";
 const ROUNDS: usize = 4;
-const QUIET: Duration = Duration::from_secs(2);
+const REQUESTS: u32 = 800;
+/// As long as the honest client asks.
 const SIEGE: Duration = Duration::from_secs(2);
 
 /// Memory of a process, KiB.
@@ -27,22 +33,33 @@ fn memory(gateway: &Gateway, name: &str) -> u64 {
     number.parse().unwrap()
 }
 
-/// Waits of an honest client: one request every few milliseconds.
-fn waits(gateway: &Gateway, over: &AtomicBool) -> Vec<Duration> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    runtime.unwrap().block_on(async {
-        let mut client = Client::connect(gateway, Proto::H1).await;
-        let mut waits = Vec::new();
-        while !over.load(Ordering::SeqCst) {
-            let asked = Instant::now();
-            assert_eq!(client.get("/cobrowsing/honest").await.status, 200);
-            waits.push(asked.elapsed());
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-        waits
-    })
+/// This thread, and what it starts, on one core of the machine.
+fn stay_on(core: usize) {
+    let mut cores = rustix::thread::CpuSet::new();
+    cores.set(core);
+    rustix::thread::sched_setaffinity(None, &cores).unwrap();
+}
+
+/// The waits of an honest client that asks for `requests` on one connection, one every 2.5 ms.
+fn waits(gateway: &Gateway, requests: u32) -> impl FnOnce() -> Vec<Duration> + use<> {
+    let url = format!(
+        "https://localhost:{}/cobrowsing/honest?[1-{requests}]",
+        gateway.listen.port()
+    );
+    move || {
+        let told = Command::new("curl")
+            .args(["--silent", "--insecure", "--http1.1", "--rate", "400/s"])
+            .args(["--write-out", "%{stderr}%{http_code} %{time_total}\n", &url])
+            .output()
+            .unwrap();
+        let lines = String::from_utf8(told.stderr).unwrap();
+        let wait = |line: &str| {
+            let seconds = line.strip_prefix("200 ").expect(line).parse();
+            Duration::from_secs_f64(seconds.unwrap())
+        };
+        // The first one is the handshake's.
+        lines.lines().skip(1).map(wait).collect()
+    }
 }
 
 fn at(waits: &[Duration], quantile: f64) -> Duration {
@@ -50,41 +67,31 @@ fn at(waits: &[Duration], quantile: f64) -> Duration {
 }
 
 async fn measure(what: &str, attack: impl AsyncFn(&Gateway, Instant) + Sync) {
-    let backend = Backend::answers_by(|request| {
-        let size = if request.target == "/honest" {
-            2
-        } else {
-            1 << 20
-        };
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n");
-        [head.into_bytes(), vec![b'x'; size]].concat()
-    });
-    let gateway = Gateway::before(&backend)
+    if std::env::var("FIGURES").is_ok_and(|named| !what.starts_with(&named)) {
+        return;
+    }
+    stay_on(1);
+    let (_nginx, folder, port) =
+        nginx("location = /honest { return 200 ok; } location = /x { error_page 405 =200 /x; }")
+            .await;
+    folder.write("www/x", vec![b'x'; 1 << 20]);
+    stay_on(0);
+    let gateway = Gateway::on(port)
         .toml("limits.connections_per_client = 'off'\nlog.access = false")
         .start()
         .await;
-    let gateway = Arc::new(gateway);
-    let honest = |over: &Arc<AtomicBool>| {
-        let (gateway, over) = (Arc::clone(&gateway), Arc::clone(over));
-        tokio::task::spawn_blocking(move || waits(&gateway, &over))
-    };
+    stay_on(1);
     let (mut quiet, mut meanwhile, mut cost) = (Vec::new(), Vec::new(), 0);
     // By turns, so that what else the machine does is in both.
     for _ in 0..ROUNDS {
-        let over = Arc::<AtomicBool>::default();
-        let waits = honest(&over);
-        tokio::time::sleep(QUIET).await;
-        over.store(true, Ordering::SeqCst);
-        quiet.extend(waits.await.unwrap());
+        quiet.extend(waits(&gateway, REQUESTS)());
 
         std::fs::write(format!("/proc/{}/clear_refs", gateway.pid()), "5").unwrap();
         let before = memory(&gateway, "VmRSS");
-        let over = Arc::<AtomicBool>::default();
-        let waits = honest(&over);
-        // Attackers are other machines: theirs is not the time that is measured.
+        let honest = std::thread::spawn(waits(&gateway, REQUESTS));
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                rustix::process::setpriority_process(None, 19).ok();
+                rustix::process::setpriority_process(None, 19).unwrap();
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build();
@@ -92,8 +99,7 @@ async fn measure(what: &str, attack: impl AsyncFn(&Gateway, Instant) + Sync) {
                 runtime.unwrap().block_on(siege);
             });
         });
-        over.store(true, Ordering::SeqCst);
-        meanwhile.extend(waits.await.unwrap());
+        meanwhile.extend(honest.join().unwrap());
         cost = cost.max(memory(&gateway, "VmHWM").saturating_sub(before));
     }
     quiet.sort();
@@ -119,7 +125,7 @@ async fn connections(gateway: &Gateway, end: Instant, round: impl AsyncFn(&mut H
 }
 
 #[tokio::test]
-#[ignore = "a measurement, not a check"]
+#[ignore = "a measurement, not a check; needs nginx and curl"]
 async fn figures() {
     eprintln!(
         "attack | KiB at peak | honest calls | p50 quiet | p50 meanwhile | p99 quiet | p99 meanwhile | ratio"

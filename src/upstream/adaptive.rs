@@ -1,0 +1,493 @@
+//! How many requests the backend takes at once without making them wait: found out, not configured.
+//!
+//! The shape is that of Gradient2 of Netflix's concurrency-limits: how much slower answers are than
+//! they are without load tells whether there are too many in flight, a step of the root of the limit
+//! looks for more room. What is measured is taken from network congestion control, as averages of
+//! unlike requests say little. The sign of a queue is the *fastest* answer of a window, route by
+//! route: a standing queue lets nobody pass quickly (CoDel: Nichols and Jacobson, ACM Queue 2012).
+//! How many should be in flight then is what the backend does in a second times how long it may
+//! take (Little's law), which holds also while a long queue is still there; and how fast it is
+//! without load is looked up now and then by holding back for a moment, or a lasting overload would
+//! be taken for its nature (BBR: Cardwell and others, ACM Queue 2016).
+//!
+//! Until answers have become slower there is no limit but the configured one.
+
+use super::pace::{HELD_BACK, Pace};
+use crate::names::Route;
+
+/// Times are microseconds.
+const MS: u64 = 1_000;
+const SECOND: u64 = 1_000 * MS;
+
+/// Answers may become slower by this factor ...
+const TOLERANCE: f64 = 2.0;
+/// ... and at least by so much: less than that nobody feels, and every machine has such moments.
+const SLACK: f64 = 25.0 * MS as f64;
+/// How much of a change is made at once. Its effect shows a window late: all of it would swing.
+const SMOOTHING: f64 = 0.5;
+/// Part of a rise in the fastest answers that is taken for the backend's nature, each window.
+const DRIFT: f64 = 1.0 / 64.0;
+/// The least part of the limit that is left at once: in a bad moment a window may have no answers.
+const STEEPEST: f64 = 0.25;
+/// A limit may be so many times what is in flight because of it, where one client or kind has it all.
+const UNFILLED: f64 = 3.0;
+/// While looking at the backend without load: at most this part of the limit, and this part of what
+/// the backend works on at once by what is known of it (Little's law).
+const HOLD_BACK: f64 = 0.25;
+const IDLE_HANDS: f64 = 0.75;
+/// The first look is so long after the first refusal, and any only when no more than the limit have
+/// been in flight for a window: a long queue has to go first.
+const LOOK_FIRST: u64 = 3 * SECOND;
+/// Between two looks at least so long; and so many times as long as the last took.
+const LOOK_EVERY: u64 = 10 * SECOND;
+const LOOK_SELDOM: u64 = 20;
+/// A look that has not seen enough by then takes what it has seen: so long, and this many times as
+/// long as answers took before.
+const LOOK_LONGEST: u64 = 2 * SECOND;
+const LOOK_ANSWERS: f64 = 2.0;
+/// After so long without requests everything known of the load is over.
+const QUIET: u64 = 5 * SECOND;
+
+/// What was seen in a window.
+pub(super) struct Window {
+    /// Now, since some beginning.
+    pub(super) now: u64,
+    /// The limit is never above.
+    pub(super) most: u32,
+    /// So many in flight are never too many; the limit is never below, but for moments of looking.
+    pub(super) least: u32,
+    /// Requests in flight now, and most of them in this window.
+    pub(super) in_flight: u32,
+    pub(super) peak: u32,
+    /// Whether somebody was refused.
+    pub(super) refused: bool,
+    /// Answers of all routes since the last one.
+    pub(super) answers: u32,
+    /// By route.
+    pub(super) paces: [Pace; Route::ALL.len()],
+}
+
+/// What follows from it.
+pub(super) struct Turn {
+    /// Most requests in flight from now on.
+    pub(super) limit: u32,
+    /// When the next window ends.
+    pub(super) next: u64,
+    /// What was seen but not enough of it is to be forgotten.
+    pub(super) afresh: bool,
+}
+
+/// The state of the search.
+pub(super) struct Adaptive {
+    limit: f64,
+    /// The fastest answer of each route without load, as far as known.
+    unloaded: [Option<f64>; Route::ALL.len()],
+    look: Look,
+    /// Most in flight while looking, and how long each part of it may take.
+    held: f64,
+    longest: u64,
+    last: u64,
+    /// Whether it was told that requests are refused, and when one was last.
+    told: bool,
+    last_refused: u64,
+}
+
+/// Looking at the backend without load.
+#[derive(Clone, Copy)]
+enum Look {
+    /// There is no need.
+    None,
+    /// Not before this time.
+    From(u64),
+    /// Since this time, until no more than what is held back to is in flight.
+    Emptying(u64),
+    /// Since this time, until enough answers are there.
+    Looking(u64),
+}
+
+impl Default for Adaptive {
+    fn default() -> Self {
+        Self {
+            limit: f64::INFINITY,
+            unloaded: [None; Route::ALL.len()],
+            look: Look::None,
+            held: 1.0,
+            longest: LOOK_LONGEST,
+            last: 0,
+            told: false,
+            last_refused: 0,
+        }
+    }
+}
+
+impl Adaptive {
+    /// Takes a window into account.
+    pub(super) fn turn(&mut self, window: &Window) -> Turn {
+        let now = window.now;
+        let span = now.saturating_sub(self.last);
+        if span > QUIET {
+            self.limit = f64::INFINITY;
+            self.look = Look::None;
+        }
+        self.last = now;
+        let rate = f64::from(window.answers) / span.max(1) as f64;
+        self.limit = self.limit.min(window.most.into());
+        self.tell(window);
+        match self.look {
+            Look::Emptying(since) => {
+                let empty = f64::from(window.in_flight) <= self.held;
+                if empty || now - since > self.longest {
+                    self.look = Look::Looking(now);
+                }
+                self.hold(now, true)
+            }
+            Look::Looking(since) => {
+                let over = now - since > self.longest;
+                if !self.look_up(window, over) && !over {
+                    return self.hold(now, false);
+                }
+                self.look = Look::From(now + LOOK_EVERY.max((now - since) * LOOK_SELDOM));
+                self.go_on(now, 0.0, true)
+            }
+            Look::None | Look::From(_) => {
+                let (slowest, unloaded) = self.compare(window, rate);
+                let limited = self.limit < window.most.into();
+                let at_rest = f64::from(window.peak) <= self.limit;
+                self.look = match self.look {
+                    Look::From(_) if !limited => Look::None,
+                    Look::None if limited && window.refused => Look::From(now + LOOK_FIRST),
+                    same => same,
+                };
+                if let Look::From(time) = self.look
+                    && now >= time
+                    && window.refused
+                    && at_rest
+                    && slowest > 0.0
+                {
+                    self.look = Look::Emptying(now);
+                    let part = HOLD_BACK.min(IDLE_HANDS * unloaded / slowest);
+                    self.held = (self.limit * part).ceil();
+                    self.longest = LOOK_LONGEST.max((slowest * LOOK_ANSWERS) as u64);
+                    return self.hold(now, true);
+                }
+                self.go_on(now, slowest, false)
+            }
+        }
+    }
+
+    fn go_on(&self, now: u64, slowest: f64, afresh: bool) -> Turn {
+        // A window in which answers to what was let in under the new limit come.
+        let length = (slowest as u64).clamp(100 * MS, SECOND);
+        Turn {
+            limit: self.limit as u32,
+            next: now + length,
+            afresh,
+        }
+    }
+
+    fn hold(&self, now: u64, afresh: bool) -> Turn {
+        Turn {
+            limit: (self.held as u32).max(1),
+            next: now + 20 * MS,
+            afresh,
+        }
+    }
+
+    /// How fast the backend is without load, from few answers, too, where the look is `over`;
+    /// `false`: not enough was seen.
+    fn look_up(&mut self, window: &Window, over: bool) -> bool {
+        let mut done = false;
+        for (unloaded, pace) in self.unloaded.iter_mut().zip(window.paces) {
+            let fastest = match pace {
+                Pace::Fastest(fastest) => fastest,
+                Pace::Few(fastest) if over => fastest,
+                Pace::HeldBack => HELD_BACK,
+                Pace::Few(_) | Pace::Unknown | Pace::AllGaveUp(_) => continue,
+            };
+            *unloaded = Some(fastest.into());
+            done = true;
+        }
+        done
+    }
+
+    /// Moves the limit by the route that has become slowest; `rate`: answers in a microsecond. How
+    /// long that route's fastest answer took, and takes without load; 0 when there were not enough
+    /// of any.
+    fn compare(&mut self, window: &Window, rate: f64) -> (f64, f64) {
+        let (mut gradient, mut slowest) = (f64::INFINITY, (0.0, 0.0));
+        let mut held_back = false;
+        for (unloaded, pace) in self.unloaded.iter_mut().zip(window.paces) {
+            let (took, known) = match pace {
+                Pace::Unknown | Pace::Few(_) => continue,
+                Pace::HeldBack => {
+                    // Who leaves earlier than that is impatient: it is no sign of load.
+                    unloaded.get_or_insert(HELD_BACK.into());
+                    held_back = true;
+                    continue;
+                }
+                Pace::Fastest(fastest) => {
+                    let fastest = f64::from(fastest);
+                    let known = unloaded.get_or_insert(fastest);
+                    *known = known.min(fastest);
+                    if fastest <= target(*known) {
+                        *known += (fastest - *known) * DRIFT;
+                    }
+                    (fastest, *known)
+                }
+                Pace::AllGaveUp(longest) => {
+                    let longest = f64::from(longest);
+                    // Of a backend that was never seen otherwise: it is overloaded by far.
+                    let known = unloaded.unwrap_or(longest * STEEPEST);
+                    // Who leaves at once tells nothing.
+                    if longest <= target(known) {
+                        continue;
+                    }
+                    (longest, known)
+                }
+            };
+            if target(known) / took < gradient {
+                gradient = target(known) / took;
+                slowest = (took, known);
+            }
+        }
+        let peak = f64::from(window.peak.max(1));
+        if slowest.0 == 0.0 {
+            // Nothing speaks for the limit any more, and it is not an old queue that is answered.
+            if held_back && peak <= self.limit {
+                self.limit = (self.limit * 2.0).min(window.most.into());
+            }
+            return slowest;
+        }
+        // If so few are slow, it is not for their number.
+        let few = window.peak <= window.least && !window.refused;
+        if gradient < 1.0 && !few {
+            // A limit that nobody reached is not what kept it so low.
+            let (before, filled) = if window.refused {
+                (self.limit, (self.limit / peak).clamp(1.0, UNFILLED))
+            } else {
+                (self.limit.min(peak), 1.0)
+            };
+            let enough = rate * target(slowest.1) * filled;
+            let new = (enough + enough.sqrt()).clamp(before * STEEPEST, before);
+            self.limit = if window.refused && new > before / 2.0 {
+                before + (new - before) * SMOOTHING
+            } else {
+                new
+            };
+        } else {
+            self.limit += self.limit.sqrt() * SMOOTHING;
+        }
+        let most = f64::from(window.most);
+        self.limit = self.limit.clamp(f64::from(window.least).min(most), most);
+        slowest
+    }
+
+    /// Says when refusing begins and when it is over.
+    fn tell(&mut self, window: &Window) {
+        if window.refused {
+            self.last_refused = window.now;
+            if !self.told {
+                self.told = true;
+                tracing::warn!(
+                    in_flight = window.peak,
+                    limit = self.limit as u32,
+                    "overload: the backend is slower than it can be, or has all it may have; requests are refused"
+                );
+            }
+        } else if self.told && window.now - self.last_refused > 10 * SECOND {
+            self.told = false;
+            tracing::info!("no request was refused for overload for ten seconds");
+        }
+    }
+}
+
+/// How long the fastest answers may take where they take so long without load.
+fn target(unloaded: f64) -> f64 {
+    (unloaded * TOLERANCE).max(unloaded + SLACK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A backend that works on `hands` requests at a time, each `service` long, in turn.
+    struct Model {
+        hands: f64,
+        service: f64,
+        /// After so long clients are gone.
+        patience: f64,
+        least: u32,
+        adaptive: Adaptive,
+        now: u64,
+        limit: u32,
+        in_flight: f64,
+        /// How long the last window was.
+        span: f64,
+        /// Answers, or clients that gave up, since the last judgement.
+        counted: f64,
+    }
+
+    impl Model {
+        fn new(hands: u32, service_ms: u32) -> Self {
+            Self {
+                hands: hands.into(),
+                service: f64::from(service_ms) * MS as f64,
+                patience: f64::INFINITY,
+                least: 4,
+                adaptive: Adaptive::default(),
+                now: SECOND,
+                limit: u32::MAX,
+                in_flight: 0.0,
+                span: 0.0,
+                counted: 0.0,
+            }
+        }
+
+        fn latency(&self) -> f64 {
+            self.service * (self.in_flight / self.hands).max(1.0)
+        }
+
+        fn pace(&mut self, answers: f64) -> Pace {
+            self.counted += answers;
+            let (took, enough) = (self.latency(), self.counted >= 8.0);
+            if enough {
+                self.counted = 0.0;
+            }
+            match enough {
+                true if took > self.patience => Pace::AllGaveUp(self.patience as u32),
+                true if took >= HELD_BACK.into() => Pace::HeldBack,
+                true => Pace::Fastest(took as u32),
+                false if self.counted < 1.0 || took >= HELD_BACK.into() => Pace::Unknown,
+                false => Pace::Few(took as u32),
+            }
+        }
+
+        /// Lets requests come for a while, so many times as many as the backend can do; what part
+        /// of them it did, of what it could do.
+        fn run(&mut self, seconds: u64, times: f64) -> f64 {
+            let (end, mut done, mut all) = (self.now + seconds * SECOND, 0.0, 0.0);
+            while self.now < end {
+                // As many come in a window as come, and wait as long as the limit allows.
+                let before = self.now;
+                let wanted = if times > 1.0 {
+                    self.in_flight + self.hands * times
+                } else {
+                    self.hands * times
+                };
+                self.in_flight = wanted.min(self.limit.into());
+                let answers = self.in_flight.min(self.hands) / self.service * self.span;
+                let mut paces = [Pace::Unknown; Route::ALL.len()];
+                paces[Route::Page.index()] = self.pace(answers);
+                let turn = self.adaptive.turn(&Window {
+                    now: self.now,
+                    most: 10_000,
+                    least: self.least,
+                    in_flight: self.in_flight as u32,
+                    peak: self.in_flight as u32,
+                    refused: wanted > self.limit.into(),
+                    answers: (answers + 0.5) as u32,
+                    paces,
+                });
+                (self.now, self.limit) = (turn.next, turn.limit);
+                if turn.afresh {
+                    self.counted = 0.0;
+                }
+                self.span = (self.now - before) as f64;
+                done += self.span * self.in_flight.min(self.hands);
+                all += self.span * self.hands;
+            }
+            done / all
+        }
+    }
+
+    #[test]
+    fn under_lasting_overload_the_backend_is_busy_and_its_queue_short() {
+        for (hands, service) in [(1, 5), (4, 50), (16, 20), (64, 200), (200, 10)] {
+            let mut model = Model::new(hands, service);
+            assert!(model.run(10, 0.5) > 0.49);
+            assert_eq!(model.limit, 10_000, "nothing is limited without need");
+            let busy = model.run(300, 4.0);
+            assert!(busy > 0.95, "{hands} hands, {service} ms: {busy}");
+            // It goes on for long: it must not become the measure of itself.
+            let most = (model.service * 3.5).max(model.service + 2.5 * SLACK);
+            assert!(
+                model.latency() < most,
+                "{hands} hands, {service} ms: {} of {most}, limit {}",
+                model.latency(),
+                model.limit
+            );
+        }
+    }
+
+    #[test]
+    fn where_all_give_up_before_an_answer_there_will_be_answers_again() {
+        for known in [true, false] {
+            let mut model = Model::new(8, 100);
+            model.patience = 2.0 * SECOND as f64;
+            if known {
+                model.run(5, 0.5);
+            }
+            model.in_flight = 1_000.0;
+            model.run(20, 4.0);
+            assert!(model.latency() < model.patience, "{}", model.latency());
+        }
+    }
+
+    #[test]
+    fn the_limit_is_gone_when_the_load_is() {
+        let mut model = Model::new(16, 20);
+        model.run(5, 0.5);
+        model.run(20, 4.0);
+        assert!(model.limit < 100);
+        model.run(10, 0.5);
+        assert!(model.limit > 500, "{}", model.limit);
+    }
+
+    #[test]
+    fn a_backend_that_becomes_slower_by_nature_is_given_its_time() {
+        let mut model = Model::new(200, 20);
+        model.run(5, 0.5);
+        model.service *= 10.0;
+        model.run(60, 0.9);
+        assert!(model.limit >= 180, "{}", model.limit);
+        // So slow that few answers come while it is looked at.
+        let mut model = Model::new(200, 20);
+        model.least = 32;
+        model.run(5, 0.5);
+        model.service = 3.0 * SECOND as f64;
+        model.run(120, 0.9);
+        assert!(model.limit >= 180, "{}", model.limit);
+    }
+
+    #[test]
+    fn answers_that_always_take_long_are_no_overload() {
+        let mut model = Model::new(200, 6_000);
+        model.run(60, 0.5);
+        assert_eq!(model.limit, 10_000);
+        // Nor are clients that do not wait for them, once somebody has.
+        model.patience = 2.0 * SECOND as f64;
+        model.run(10, 0.5);
+        assert_eq!(model.limit, 10_000);
+        // Who begins with such clients comes out of it.
+        let mut model = Model::new(200, 6_000);
+        model.patience = 2.0 * SECOND as f64;
+        model.run(10, 0.5);
+        assert!(model.limit < 100, "{}", model.limit);
+        model.patience = f64::INFINITY;
+        model.run(120, 0.5);
+        assert!(model.limit > 200, "{}", model.limit);
+    }
+
+    #[test]
+    fn so_few_as_are_never_too_many_do_not_move_the_limit() {
+        let mut model = Model::new(24, 20);
+        model.least = 24;
+        model.run(5, 1.0);
+        model.service *= 20.0;
+        model.run(5, 1.0);
+        assert_eq!(model.limit, 10_000);
+        model.patience = model.service / 2.0;
+        model.run(5, 1.0);
+        assert_eq!(model.limit, 10_000);
+    }
+}
