@@ -88,6 +88,17 @@ pub(super) fn notes(view: &View<'_>) -> Vec<Note> {
             _ => {}
         }
     }
+    let overload = minute.recent("gateway_overload_refused_total", |_| true);
+    if overload / minute.seconds > 0.2 {
+        note(
+            Level::Bad,
+            "Requests are refused for overload",
+            format!(
+                "{} in the last minute: more wait for the backend than it takes.",
+                words::count(overload)
+            ),
+        );
+    }
     let open = minute.gauge("process_open_fds") / minute.gauge("process_max_fds");
     if open > 0.85 {
         note(
