@@ -25,13 +25,11 @@ impl RateLimits {
             let (key, client) = (self.key(subject.key), subject.client);
             let mut asked = self.asked(self.failed_auth.iter(), None, client, false);
             asked.extend(self.asked(self.counting(subject), key, client, true));
-            match self.ask(&asked, store).await {
-                Some(judged) => judged,
-                None => {
-                    self.look_for_failures(client)?;
-                    self.check(subject)
-                }
-            }
+            let here = || {
+                self.look_for_failures(client)?;
+                self.check(subject)
+            };
+            ask(&asked, store, here).await
         })
         .await
     }
@@ -42,10 +40,8 @@ impl RateLimits {
             return self.check_websocket(client);
         }
         let asked = self.asked(self.websocket.iter(), None, client, true);
-        match Box::pin(self.ask(&asked, store)).await {
-            Some(judged) => judged.map(drop),
-            None => self.check_websocket(client),
-        }
+        let here = || self.check_websocket(client).map(|()| None);
+        Box::pin(ask(&asked, store, here)).await.map(drop)
     }
 
     /// Judges a new connection, where [`RateLimits::check_connection`] left that to the store.
@@ -54,10 +50,8 @@ impl RateLimits {
             return Ok(());
         }
         let asked = self.asked(self.connection.iter(), None, client, true);
-        match Box::pin(self.ask(&asked, store)).await {
-            Some(judged) => judged.map(drop),
-            None => self.take(self.connection.iter(), None, client).map(drop),
-        }
+        let here = || self.take(self.connection.iter(), None, client);
+        Box::pin(ask(&asked, store, here)).await.map(drop)
     }
 
     /// The key of `client` was wrong or missing: counts it. Who has failed too often is told nothing
@@ -68,14 +62,12 @@ impl RateLimits {
             return Ok(());
         }
         let asked = self.asked(self.failed_auth.iter(), None, client, true);
-        match Box::pin(self.ask(&asked, store)).await {
-            Some(judged) => judged.map(drop),
-            None => {
-                self.look_for_failures(client)?;
-                self.failed_to_authenticate(client);
-                Ok(())
-            }
-        }
+        let here = || {
+            self.look_for_failures(client)?;
+            self.failed_to_authenticate(client);
+            Ok(None)
+        };
+        Box::pin(ask(&asked, store, here)).await.map(drop)
     }
 
     fn asked<'p>(
@@ -98,32 +90,36 @@ impl RateLimits {
             })
             .collect()
     }
+}
 
-    /// `None`: the store does not answer.
-    async fn ask(
-        &self,
-        asked: &[Asked<'_>],
-        store: &Client,
-    ) -> Option<Result<Option<Fields>, Limited>> {
-        if asked.is_empty() {
-            return Some(Ok(None));
+/// Asks the store, and judges `here` where it does not answer.
+async fn ask(
+    asked: &[Asked<'_>],
+    store: &Client,
+    here: impl FnOnce() -> Result<Option<Fields>, Limited>,
+) -> Result<Option<Fields>, Limited> {
+    if asked.is_empty() {
+        return Ok(None);
+    }
+    let demands: Vec<_> = asked
+        .iter()
+        .map(|asked| Demand {
+            policy: &asked.policy.together,
+            whose: &asked.bytes,
+            takes: asked.takes,
+            binds: asked.policy.written.enforce,
+        })
+        .collect();
+    match store.judge(&demands).await {
+        Judged::Told(verdicts) => told(asked, &verdicts),
+        Judged::Remembered(at, wait) => {
+            let nothing = fields::Builder::default();
+            Err(asked[at].policy.refuses(wait, nothing))
         }
-        let demands: Vec<_> = asked
-            .iter()
-            .map(|asked| Demand {
-                policy: &asked.policy.together,
-                whose: &asked.bytes,
-                takes: asked.takes,
-                binds: asked.policy.written.enforce,
-            })
-            .collect();
-        match store.judge(&demands).await {
-            Judged::Told(verdicts) => Some(told(asked, &verdicts)),
-            Judged::Remembered(at, wait) => {
-                let told = fields::Builder::default();
-                Some(Err(asked[at].policy.refuses(wait, told)))
-            }
-            Judged::Unknown => None,
+        Judged::Unknown(unknown) => {
+            let judged = here();
+            unknown.decided(&demands, judged.is_ok());
+            judged
         }
     }
 }

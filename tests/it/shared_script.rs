@@ -9,9 +9,11 @@ use governor::{Quota, RateLimiter};
 
 use super::support::redis::Redis;
 
+const JUDGES: &str = include_str!("../../src/rate_limit/shared/gcra.lua");
+const SETTLES: &str = include_str!("../../src/rate_limit/shared/settle.lua");
+
 /// The script with a clock of the test's and buckets that stay while it runs.
-fn script() -> String {
-    let source = include_str!("../../src/rate_limit/shared/gcra.lua");
+fn script(source: &str) -> String {
     let mut script = source.to_owned();
     for (real, fake) in [
         ("redis.call('TIME')", "{ARGV[#ARGV - 1], ARGV[#ARGV]}"),
@@ -39,7 +41,7 @@ impl Store {
                 .unwrap()
                 .get_connection()
                 .unwrap(),
-            script: script(),
+            script: script(JUDGES),
             now: Duration::from_micros(1_795_560_076_485_692),
         }
     }
@@ -63,6 +65,16 @@ impl Store {
             panic!("{answer:?}")
         };
         verdicts.to_vec()
+    }
+
+    fn settle(&mut self, bucket: &str, one: u64, burst: u32, missing: i32) {
+        let mut command = redis::cmd("EVAL");
+        command.arg(script(SETTLES)).arg(1).arg(bucket);
+        command.arg(format!("{one}.000")).arg(burst).arg(missing);
+        command
+            .arg(self.now.as_secs())
+            .arg(self.now.subsec_micros());
+        command.exec(&mut self.connection).unwrap();
     }
 }
 
@@ -164,4 +176,25 @@ async fn a_clock_that_jumps_and_a_key_of_somebody_else_do_no_harm() {
     assert_eq!(store.ask(&[asked])[0][..2], [1, 2]);
     let list: Asked<'_> = ("c", 1_000_000, 3, true, true);
     assert_eq!(store.ask(&[list])[0][..2], [1, 2]);
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server"]
+async fn what_was_decided_elsewhere_is_settled_within_what_there_is() {
+    let server = Redis::start().await;
+    let mut store = Store::of(&server);
+    let looked: Asked<'_> = ("b", 1_000_000, 5, false, true);
+    for (missing, left) in [
+        (2, 3),
+        (1, 2),
+        (-1, 3),
+        (100, 0),
+        (-2, 0),
+        (-5, 2),
+        (-100, 5),
+    ] {
+        store.settle("b", 1_000_000, 5, missing);
+        assert_eq!(store.ask(&[looked])[0][1], left, "{missing}");
+    }
+    assert_eq!(server.say(&["keys", "*"]), "");
 }

@@ -139,8 +139,8 @@ impl Store {
     /// From one host of a cluster to the one that has our slot.
     async fn follow(&self, mut host: Host, probe: &Asked<'_>) -> Result<Connected, Trouble> {
         for _ in 0..HOPS {
-            let mut connected = self.open(&host, &self.address.login).await?;
-            let asked = script::call(&mut connected.calls, std::slice::from_ref(probe));
+            let connected = self.open(&host, &self.address.login).await?;
+            let asked = script::call(connected.calls.clone(), std::slice::from_ref(probe));
             let asked = tokio::time::timeout(CONNECT, asked).await;
             match asked.map_err(|_elapsed| Trouble::Slow)? {
                 Ok(_) => return Ok(connected),

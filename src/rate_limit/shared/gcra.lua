@@ -17,8 +17,8 @@ for i = 1, #KEYS do
   local one = tonumber(ARGV[a])
   local depth = one * ARGV[a + 1]
   local at = math.max(tonumber(kept[i] or now) or now, now)
-  if at > now + depth + 1 then
-    -- Further ahead than an empty bucket: the clock was set back. It is empty from now on, not worse.
+  if at > now + 2 * depth then
+    -- Further ahead than what may be missing: the clock was set back. It is empty from now on, not worse.
     at = now + depth
     keep(KEYS[i], at)
   end

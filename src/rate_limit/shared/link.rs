@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Shared;
 use super::connect::{Connected, Trouble};
+use super::debts::Debts;
 use super::memory::Memory;
 use super::script::{self, Asked, Quota, Verdict};
 
@@ -25,6 +27,9 @@ const DEAD: Duration = Duration::from_secs(1);
 /// How often a quiet connection is tried, so that a request does not find it dead.
 const QUIET: Duration = Duration::from_secs(10);
 
+/// Most buckets of one call.
+const AT_ONCE: usize = 64;
+
 /// One worker's way to the store.
 pub(super) struct Link {
     pub(super) shared: Arc<Shared>,
@@ -35,7 +40,20 @@ pub(super) struct Link {
     lost: Notify,
     trouble: RefCell<Option<Trouble>>,
     pub(super) memory: Memory,
+    pub(super) debts: Debts,
 }
+
+/// What became of a call.
+pub(super) enum Answer {
+    Verdicts(Vec<Verdict>),
+    /// None came in time; it may yet.
+    Late(Late),
+    /// It was not made, or it failed.
+    No,
+}
+
+/// An answer that nobody waits for any more.
+pub(super) type Late = Pin<Box<dyn Future<Output = redis::RedisResult<Vec<Verdict>>>>>;
 
 impl Link {
     pub(super) fn new(shared: Arc<Shared>) -> Rc<Self> {
@@ -47,35 +65,37 @@ impl Link {
             lost: Notify::new(),
             trouble: RefCell::default(),
             memory: Memory::default(),
+            debts: Debts::default(),
         })
     }
 
-    /// Asks the store. `None`: it does not answer, whoever asks has to decide by himself.
-    pub(super) async fn ask(&self, asked: &[Asked<'_>]) -> Option<Vec<Verdict>> {
+    /// Asks the store. Where it does not answer, whoever asks has to decide by himself.
+    pub(super) async fn ask(&self, asked: &[Asked<'_>]) -> Answer {
         let metrics = &self.shared.metrics;
-        let Some(mut calls) = self.calls.borrow().clone() else {
+        let Some(calls) = self.calls.borrow().clone() else {
             metrics.unasked.inc();
-            return None;
+            return Answer::No;
         };
         let (number, begun) = (self.number.get(), Instant::now());
-        let called = script::call(&mut calls, asked);
-        let trouble = match tokio::time::timeout(self.shared.timeout, called).await {
+        let mut called = Box::pin(script::call(calls, asked));
+        let trouble = match tokio::time::timeout(self.shared.timeout, &mut called).await {
             Ok(Ok(verdicts)) => {
                 metrics.answered.inc();
                 metrics.duration.observe(begun.elapsed().as_secs_f64());
-                return Some(verdicts);
+                return Answer::Verdicts(verdicts);
             }
             Ok(Err(e)) => {
                 metrics.failed.inc();
-                e.into()
+                Trouble::from(e)
             }
             Err(_elapsed) => {
                 metrics.late.inc();
-                Trouble::Slow
+                self.give_up(number, Trouble::Slow);
+                return Answer::Late(called);
             }
         };
         self.give_up(number, trouble);
-        None
+        Answer::No
     }
 
     /// A call has failed: no more of them until the store has proved itself. One that was made on a
@@ -139,9 +159,9 @@ impl Link {
     ) -> Trouble {
         let mut heard = Instant::now();
         loop {
-            let asked = script::call(&mut connected.calls, std::slice::from_ref(probe));
-            let trouble = match tokio::time::timeout(self.shared.timeout, asked).await {
-                Ok(Ok(_)) => {
+            let proved = self.prove(&mut connected.calls, probe);
+            let trouble = match tokio::time::timeout(self.shared.timeout, proved).await {
+                Ok(Ok(())) => {
                     self.open(&connected.calls);
                     let opened = Instant::now();
                     tokio::select! {
@@ -171,6 +191,24 @@ impl Link {
             }
             pause.wait().await;
         }
+    }
+}
+
+impl Link {
+    /// Asks for something of no account, and settles what was decided without the store.
+    async fn prove(
+        &self,
+        calls: &mut MultiplexedConnection,
+        probe: &Asked<'_>,
+    ) -> redis::RedisResult<()> {
+        script::call(calls.clone(), std::slice::from_ref(probe)).await?;
+        // What was late has been answered before: then it is known what it has taken.
+        tokio::task::yield_now().await;
+        for some in self.debts.all(Instant::now()).chunks(AT_ONCE) {
+            script::settle(calls, some).await?;
+            self.debts.settled(some, Instant::now());
+        }
+        Ok(())
     }
 }
 

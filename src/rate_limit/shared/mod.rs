@@ -9,6 +9,7 @@
 
 mod address;
 mod connect;
+mod debts;
 mod link;
 mod memory;
 mod reach;
@@ -24,7 +25,7 @@ use rustls::ClientConfig;
 
 use self::address::Address;
 use self::connect::Store;
-use self::link::{Kept, Link};
+use self::link::{Answer, Kept, Late, Link};
 pub use self::reach::Reach;
 pub use self::script::Verdict;
 use self::script::{Asked, Quota};
@@ -103,6 +104,10 @@ impl Shared {
         [&*self.tag, policy, ":", whose].concat().into()
     }
 
+    fn bucket_of(&self, demand: &Demand<'_>) -> Box<str> {
+        self.bucket(&demand.policy.name, &self.pseudonym(demand.whose))
+    }
+
     /// What stands for somebody in the store: 128 bits of a keyed hash.
     fn pseudonym(&self, whose: &[u8]) -> String {
         hex(&hmac::sign(&self.salt, whose).as_ref()[..16])
@@ -144,8 +149,54 @@ pub enum Judged {
     Told(Vec<Verdict>),
     /// The demand at this position is refused for so long: that much is remembered.
     Remembered(usize, Duration),
-    /// The store does not answer: it has to be decided here.
-    Unknown,
+    /// The store does not answer: it has to be decided here, and said to [`Unknown::decided`].
+    Unknown(Unknown),
+}
+
+/// What the store does not know of, or nobody knows whether it does.
+pub struct Unknown {
+    link: Option<Rc<Link>>,
+    late: Option<Late>,
+}
+
+impl Unknown {
+    /// It was decided here. What that differs from what the store has counted is settled with it when
+    /// it is back.
+    pub fn decided(self, demands: &[Demand<'_>], admitted: bool) {
+        let Some(link) = self.link else {
+            return;
+        };
+        let taken = demands.iter().filter(|d| d.takes && d.binds);
+        let note = move |link: &Link, buckets: &[(Box<str>, Quota)], missing| {
+            for (bucket, quota) in buckets {
+                link.debts.note(bucket, quota, missing, Instant::now());
+            }
+        };
+        let bucket = |d: &Demand<'_>| (link.shared.bucket_of(d), d.policy.quota.clone());
+        match self.late {
+            None if admitted => note(&link, &taken.map(bucket).collect::<Vec<_>>(), 1),
+            None => {}
+            Some(late) => {
+                let buckets: Vec<_> = taken.map(bucket).collect();
+                let binding: Vec<bool> = demands.iter().map(|d| d.binds).collect();
+                let settles = async move {
+                    let verdicts = late.await.unwrap_or_default();
+                    // None at all: it has failed, and taken nothing.
+                    let took = !verdicts.is_empty()
+                        && verdicts
+                            .iter()
+                            .zip(binding)
+                            .all(|(v, binds)| v.admitted || !binds);
+                    match (admitted, took) {
+                        (true, false) => note(&link, &buckets, 1),
+                        (false, true) => note(&link, &buckets, -1),
+                        _ => {}
+                    }
+                };
+                drop(tokio::task::spawn_local(settles));
+            }
+        }
+    }
 }
 
 /// One worker's way to the store.
@@ -168,17 +219,18 @@ impl Client {
     pub async fn judge(&self, demands: &[Demand<'_>]) -> Judged {
         let link = self.0.borrow().as_ref().map(|kept| Rc::clone(&kept.link));
         let Some(link) = link else {
-            return Judged::Unknown;
+            let (link, late) = (None, None);
+            return Judged::Unknown(Unknown { link, late });
         };
         ask(&link, demands).await
     }
 }
 
-async fn ask(link: &Link, demands: &[Demand<'_>]) -> Judged {
+async fn ask(link: &Rc<Link>, demands: &[Demand<'_>]) -> Judged {
     let shared = &link.shared;
     let buckets: Vec<Box<str>> = demands
         .iter()
-        .map(|d| shared.bucket(&d.policy.name, &shared.pseudonym(d.whose)))
+        .map(|demand| shared.bucket_of(demand))
         .collect();
     let now = Instant::now();
     for (position, (demand, bucket)) in demands.iter().zip(&buckets).enumerate() {
@@ -199,15 +251,28 @@ async fn ask(link: &Link, demands: &[Demand<'_>]) -> Judged {
             binds: demand.binds,
         })
         .collect();
-    let Some(verdicts) = link.ask(&asked).await else {
-        return Judged::Unknown;
+    let late = match link.ask(&asked).await {
+        Answer::Verdicts(verdicts) => return Judged::Told(remember(link, &asked, verdicts, now)),
+        Answer::Late(late) => Some(late),
+        Answer::No => None,
     };
+    let link = Some(Rc::clone(link));
+    Judged::Unknown(Unknown { link, late })
+}
+
+/// Remembers refusals.
+fn remember(
+    link: &Link,
+    asked: &[Asked<'_>],
+    verdicts: Vec<Verdict>,
+    now: Instant,
+) -> Vec<Verdict> {
     for (asked, verdict) in asked.iter().zip(&verdicts) {
         if asked.binds && !verdict.admitted {
             link.memory.refused(asked.bucket, now, verdict.wait);
         }
     }
-    Judged::Told(verdicts)
+    verdicts
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -8,6 +8,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind};
 
 const SOURCE: &str = include_str!("gcra.lua");
+const SETTLE: &str = include_str!("settle.lua");
 
 /// By what the server knows it.
 static NAME: LazyLock<String> = LazyLock::new(|| {
@@ -21,6 +22,7 @@ pub(super) struct Quota {
     /// Microseconds in which a token comes back.
     one: Box<str>,
     burst: u32,
+    interval: Duration,
 }
 
 impl Quota {
@@ -32,7 +34,13 @@ impl Quota {
         Self {
             one: one.into(),
             burst,
+            interval: Duration::from_nanos(nanos.try_into().unwrap_or(u64::MAX)),
         }
+    }
+
+    /// How long an empty bucket takes to fill; never 0.
+    pub(super) fn fills_in(&self) -> Duration {
+        self.interval.saturating_mul(self.burst.max(1))
     }
 }
 
@@ -59,21 +67,42 @@ pub struct Verdict {
     pub full: Duration,
 }
 
-/// Asks the server; one round trip, two when it has lost its scripts.
-pub(super) async fn call(
-    connection: &mut MultiplexedConnection,
+/// Asks the server; one round trip, more when it has lost its scripts. What is returned borrows
+/// nothing, so that it can be waited for when whoever asked no longer does.
+pub(super) fn call(
+    mut connection: MultiplexedConnection,
     asked: &[Asked<'_>],
-) -> RedisResult<Vec<Verdict>> {
+) -> impl Future<Output = RedisResult<Vec<Verdict>>> + use<> {
     let known = command("EVALSHA", &NAME, asked);
-    let answer: RedisResult<Vec<i64>> = known.query_async(connection).await;
-    let answer = match answer {
-        Err(e) if e.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-            let whole = command("EVAL", SOURCE, asked);
-            whole.query_async(connection).await?
-        }
-        other => other?,
-    };
-    read(&answer, asked.len())
+    let buckets = asked.len();
+    async move {
+        let answer: RedisResult<Vec<i64>> = known.query_async(&mut connection).await;
+        let answer = match answer {
+            Err(e) if e.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                let load = redis::cmd("SCRIPT").arg("LOAD").arg(SOURCE).take();
+                load.exec_async(&mut connection).await?;
+                known.query_async(&mut connection).await?
+            }
+            other => other?,
+        };
+        read(&answer, buckets)
+    }
+}
+
+/// Takes of each bucket so many more tokens, or gives them back where that is below 0.
+pub(super) async fn settle(
+    connection: &mut MultiplexedConnection,
+    missing: &[(Box<str>, Quota, i32)],
+) -> RedisResult<()> {
+    let mut command = redis::cmd("EVAL");
+    command.arg(SETTLE).arg(missing.len());
+    for (bucket, ..) in missing {
+        command.arg(&**bucket);
+    }
+    for (_, quota, missing) in missing {
+        command.arg(&*quota.one).arg(quota.burst).arg(*missing);
+    }
+    command.exec_async(connection).await
 }
 
 fn command(how: &str, script: &str, asked: &[Asked<'_>]) -> Cmd {
