@@ -10,7 +10,8 @@
 //! - [`pipeline`]: the life of a request, top to bottom.
 //! - [`snapshot`]: everything in force now.
 //! - [`stages`]: pure decisions on heads. [`rate_limit`]. [`tls`]. [`upstream`]: the backend's side.
-//! - [`telemetry`]: metrics, log, the record of a request. [`path`]: the canonical path.
+//!   [`otlp`]: traces to their receiver.
+//! - [`telemetry`]: metrics, log, traces, the record of a request. [`path`]: the canonical path.
 //! - [`config`], [`names`], [`reject`], [`body`], [`framing`], [`peer`], [`drain`]:
 //!   words everyone may use.
 //!
@@ -24,6 +25,7 @@ pub mod downstream;
 pub mod drain;
 pub mod framing;
 pub mod names;
+pub mod otlp;
 pub mod path;
 pub mod peer;
 pub mod pipeline;

@@ -50,6 +50,20 @@ impl Route {
         }
     }
 
+    /// Its path below the base endpoint, with names for what differs; `None`: it has none.
+    pub const fn template(self) -> Option<&'static str> {
+        match self {
+            Self::VisitorsLatest => Some("/api/visitors/list/latest"),
+            Self::VisitorsSearch => Some("/api/visitors/list/search"),
+            Self::Visitor => Some("/api/visitors/{id}"),
+            Self::WatchUrl => Some("/api/visitors/{id}/watch_url"),
+            Self::ApiOther => Some("/api/{other}"),
+            Self::Screen => Some("/screen"),
+            Self::Page => Some("/{page}"),
+            Self::None => None,
+        }
+    }
+
     /// Whether it needs a key.
     pub const fn is_api(self) -> bool {
         match self {

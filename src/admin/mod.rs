@@ -16,8 +16,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, VARY};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -30,7 +30,7 @@ use self::live::Events;
 pub use self::live::Live;
 use crate::drain::Drain;
 use crate::snapshot::Current;
-use crate::telemetry::{LogGuard, Metrics};
+use crate::telemetry::{Exposition, LogGuard, Metrics};
 use crate::upstream::Admission;
 use crate::upstream::health::Health;
 
@@ -107,7 +107,7 @@ impl Admin {
                 None => text(StatusCode::OK, "ok\n"),
                 Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
             },
-            "/metrics" => self.metrics(),
+            "/metrics" => self.metrics(exposition(request.headers())),
             _ => text(
                 StatusCode::NOT_FOUND,
                 "here are /, /events, /livez, /readyz, /startupz and /metrics\n",
@@ -124,29 +124,76 @@ impl Admin {
         }
     }
 
-    /// All series, in the text format.
-    fn text(&self) -> String {
+    /// What is known when it is asked, told to the metrics.
+    fn look(&self) {
         let dropped = self.log.dropped();
         self.metrics
+            .process
             .log_dropped
-            .inc_by(dropped.saturating_sub(self.metrics.log_dropped.get()));
-        self.metrics.drain_remaining.set(if self.draining.get() {
-            self.drain.remaining() as i64
-        } else {
-            0
-        });
+            .inc_by(dropped.saturating_sub(self.metrics.process.log_dropped.get()));
+        self.metrics
+            .process
+            .drain_remaining
+            .set(if self.draining.get() {
+                self.drain.remaining() as i64
+            } else {
+                0
+            });
         self.admission
             .show(&self.current.load().upstream.admission, &self.metrics);
-        String::from_utf8(self.metrics.text()).unwrap_or_default()
     }
 
-    fn metrics(&self) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::from(self.text()));
-        response.headers_mut().insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),
-        );
+    /// All series, in the text format.
+    fn text(&self) -> String {
+        self.look();
+        String::from_utf8(self.metrics.expose(Exposition::Text)).unwrap_or_default()
+    }
+
+    fn metrics(&self, exposition: Exposition) -> Response<Full<Bytes>> {
+        self.look();
+        let mut response = Response::new(Full::from(self.metrics.expose(exposition)));
+        let headers = response.headers_mut();
+        let content_type = HeaderValue::from_static(exposition.content_type());
+        headers.insert(CONTENT_TYPE, content_type);
+        headers.insert(VARY, HeaderValue::from_static("accept"));
         response
+    }
+}
+
+/// The format that is wanted most (RFC 9110 section 12.5.1). Who names OpenMetrics in a version that
+/// is spoken here, and wants nothing else more, gets it; everybody else gets the older format.
+fn exposition(headers: &HeaderMap) -> Exposition {
+    let (mut open, mut text) = (0, 0);
+    for range in headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+    {
+        let mut parts = range.split(';').map(str::trim);
+        let media = parts.next().unwrap_or_default();
+        let (mut weight, mut spoken) = (1000, true);
+        for parameter in parts {
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            let (name, value) = (name.trim(), value.trim().trim_matches('"'));
+            if name.eq_ignore_ascii_case("q") {
+                // Thousandths: whole numbers compare.
+                let q = value.parse::<f32>().unwrap_or(0.0).clamp(0.0, 1.0);
+                weight = (q * 1000.0) as u16;
+            } else if name.eq_ignore_ascii_case("version") {
+                spoken = value == "1.0.0";
+            }
+        }
+        if media.eq_ignore_ascii_case("application/openmetrics-text") && spoken {
+            open = open.max(weight);
+        } else if media.eq_ignore_ascii_case("text/plain") {
+            text = text.max(weight);
+        }
+    }
+    if open > 0 && open >= text {
+        Exposition::OpenMetrics
+    } else {
+        Exposition::Text
     }
 }
 

@@ -20,7 +20,7 @@ use crate::rate_limit::{Fields, Limited, counts_route};
 use crate::reject::Reject;
 use crate::snapshot::Snapshot;
 use crate::stages::auth::Admitted;
-use crate::stages::headers::Framing;
+use crate::stages::headers::{Framing, TraceContext};
 use crate::stages::route::{Place, Routed};
 use crate::telemetry::Metrics;
 use crate::upstream::Ask;
@@ -302,7 +302,11 @@ impl<'a> Told<'a> {
     fn headers(&mut self, asked: &Asked<'_>, way: &Way<'_>) {
         let mut out = BytesMut::new();
         let id = HeaderValue::from_static("(a new one)");
-        way.write(self.snapshot, asked, &id, &mut out);
+        let trace = self.snapshot.trace.as_ref().map(|_on| TraceContext {
+            parent: *b"(the sender's trace, or a new one; with a span of ours)",
+            keeps_state: asked.head.headers.contains_key("traceparent"),
+        });
+        way.write(self.snapshot, asked, &id, trace.as_ref(), &mut out);
         let (given, out) = (
             &asked.head.headers,
             String::from_utf8_lossy(&out).into_owned(),
@@ -312,7 +316,7 @@ impl<'a> Told<'a> {
             let Some((name, value)) = line.split_once(": ") else {
                 continue;
             };
-            if is_ours(name) {
+            if is_ours(name) || trace.is_some() && name == "traceparent" {
                 written.push(format!("{name}: {value}"));
             } else if given
                 .get_all(name)

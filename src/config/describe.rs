@@ -9,7 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::units::{Bytes, Count, OrOff, Rate, Span};
+use super::units::{Bytes, Count, OrOff, Rate, Ratio, Span};
 use super::{Config, Secret, Workers};
 
 /// The keyword that carries [`Applies`] in the schema.
@@ -125,6 +125,7 @@ shape! {
     Bytes = {"type": "string", "title": "size", "pattern": r"^[0-9]+\s*(B|KiB|MiB|GiB)$"};
     Rate = {"type": "string", "title": "rate", "pattern": r"^0*[1-9][0-9]*/0*[1-9][0-9]*\s*(ms|s|m|h|d)$"};
     Count = {"type": "integer", "title": "count", "minimum": 1, "maximum": u32::MAX};
+    Ratio = {"type": "number", "title": "0 to 1", "minimum": 0, "maximum": 1};
     Workers = {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": 256}]};
 }
 
@@ -192,6 +193,7 @@ mod tests {
                     "rate_limit.redis_password_file",
                     "rate_limit.redis_ca",
                     "rate_limit.redis_salt",
+                    "trace.ca",
                     "visitor.seed",
                 ];
                 assert_eq!(

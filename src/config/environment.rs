@@ -164,8 +164,8 @@ fn set(
         }
     }
     let why = last.unwrap_or_default();
-    // Under a name we do not know, or in the table of keys, the value may be a key.
-    if name == "api" || why.starts_with(UNKNOWN) {
+    // Under a name we do not know, or in the tables of keys, the value may be a key.
+    if matches!(name, "api" | "trace") || why.starts_with(UNKNOWN) {
         return Err(ConfigError(format!("{variable}: {why}")));
     }
     Err(ConfigError(format!("{variable} = {value:?}: {why}")))

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::mistakes;
+use super::units::OrOff;
 use super::{Config, Environment, Origins};
 
 /// What is wrong with the configuration: where it stands, what it is, what is allowed.
@@ -71,12 +72,18 @@ impl Source {
         let more = tls.additional.iter().flat_map(|m| [&m.certificate, &m.key]);
         let limits = &config.rate_limit;
         let store = [&limits.redis_password_file, &limits.redis_ca];
+        let headers = match &config.trace.headers_file {
+            OrOff::On(file) => Some(file),
+            OrOff::Off => None,
+        };
+        let trace = config.trace.ca.iter().chain(headers);
         self.file
             .iter()
             .chain(named.into_iter().flatten())
             .chain(store.into_iter().flatten())
             .chain(more)
             .chain(config.api.files())
+            .chain(trace)
             .cloned()
             .collect()
     }
@@ -128,6 +135,8 @@ fn relative_to(folder: &Path, table: &mut toml::Table) {
         ("api", "upstream_key_file"),
         ("rate_limit", "redis_password_file"),
         ("rate_limit", "redis_ca"),
+        ("trace", "ca"),
+        ("trace", "headers_file"),
         ("visitor", "seed"),
     ] {
         if let Some(toml::Value::Table(section)) = table.get_mut(section) {

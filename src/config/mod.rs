@@ -13,6 +13,7 @@ mod load;
 mod mistakes;
 mod origin;
 mod secret;
+mod trace;
 pub mod units;
 
 use std::net::SocketAddr;
@@ -33,7 +34,8 @@ pub use keys::{Key, keys};
 pub use load::{ConfigError, Source};
 pub use origin::{Origin, Origins};
 pub use secret::Secret;
-use units::{Bytes, Count, OrOff, Rate, Span};
+pub use trace::{Believe, Trace};
+use units::{Bytes, Count, OrOff, Rate, Ratio, Span};
 
 /// The whole file, each table with its defaults.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -54,6 +56,7 @@ pub struct Config {
     pub reload: Reload,
     pub drain: Drain,
     pub log: Log,
+    pub trace: Trace,
     pub admin: Admin,
     pub visitor: Visitor,
     /// Where each value comes from.
@@ -648,6 +651,8 @@ pub struct Log {
     /// One line for each request.
     #[schemars(extend("x-applies" = LIVE))]
     pub access: bool,
+    /// What part of these lines is written, by class of the status.
+    pub sample: Sample,
 }
 
 impl Default for Log {
@@ -656,6 +661,37 @@ impl Default for Log {
             format: LogFormat::Auto,
             level: LogLevel::Info,
             access: true,
+            sample: Sample::default(),
+        }
+    }
+}
+
+/// `[log.sample]`: what part of the lines of requests is written. Those of requests that are traced or
+/// whose answer broke off are always written.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sample {
+    /// Of those answered with 1xx (WebSockets) and 2xx.
+    #[schemars(extend("x-applies" = LIVE))]
+    pub success: Ratio,
+    /// Of those answered with 3xx.
+    #[schemars(extend("x-applies" = LIVE))]
+    pub redirect: Ratio,
+    /// Of those answered with 4xx.
+    #[schemars(extend("x-applies" = LIVE))]
+    pub client_error: Ratio,
+    /// Of those answered with 5xx.
+    #[schemars(extend("x-applies" = LIVE))]
+    pub server_error: Ratio,
+}
+
+impl Default for Sample {
+    fn default() -> Self {
+        Self {
+            success: Ratio::ALL,
+            redirect: Ratio::ALL,
+            client_error: Ratio::ALL,
+            server_error: Ratio::ALL,
         }
     }
 }

@@ -142,6 +142,48 @@ impl<'de> Deserialize<'de> for Count {
     }
 }
 
+/// A part of a whole, from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct Ratio(f64);
+
+impl Ratio {
+    /// The whole.
+    pub const ALL: Self = Self(1.0);
+    /// One of ten.
+    pub const TENTH: Self = Self(0.1);
+
+    /// The number.
+    pub const fn get(self) -> f64 {
+        self.0
+    }
+}
+
+impl TryFrom<f64> for Ratio {
+    type Error = &'static str;
+
+    fn try_from(number: f64) -> Result<Self, Self::Error> {
+        if (0.0..=1.0).contains(&number) {
+            Ok(Self(number))
+        } else {
+            Err("expected a number from 0 to 1")
+        }
+    }
+}
+
+impl From<Ratio> for f64 {
+    fn from(ratio: Ratio) -> Self {
+        ratio.0
+    }
+}
+
+impl FromText for String {
+    const ALLOWED: &'static str = "text";
+    fn from_text(text: &str) -> Option<Self> {
+        (!text.is_empty()).then(|| text.into())
+    }
+}
+
 impl FromText for PathBuf {
     const ALLOWED: &'static str = "a path";
     fn from_text(text: &str) -> Option<Self> {

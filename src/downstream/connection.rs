@@ -37,9 +37,9 @@ pub(super) fn serve(
     let metrics = &worker.recorder.metrics;
     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let gauge = if h2 {
-        metrics.connections_h2.clone()
+        metrics.connections.h2.clone()
     } else {
-        metrics.connections_h1.clone()
+        metrics.connections.h1.clone()
     };
     gauge.inc();
     let share = place.share(limits.requests_per_client);

@@ -103,7 +103,7 @@ pub(super) fn serve(
             }
             let done = Pin::new(&mut connection).poll(cx);
             if flusher.flooded() {
-                metrics.frame_floods.inc();
+                metrics.connections.frame_floods.inc();
                 return Poll::Ready(Ended::Flood);
             }
             // A blocked flush wakes this task when the socket takes more.
@@ -112,7 +112,7 @@ pub(super) fn serve(
             if let Poll::Ready(Err(e)) = &done
                 && is_violation(e)
             {
-                metrics.violations.inc();
+                metrics.connections.violations.inc();
             }
             if done.is_ready()
                 || matches!(flushed, Poll::Ready(Err(_)))
@@ -121,7 +121,7 @@ pub(super) fn serve(
                 return Poll::Ready(Ended::Over);
             }
             if abandoned.too_many() {
-                metrics.reset_floods.inc();
+                metrics.connections.reset_floods.inc();
                 return Poll::Ready(Ended::Flood);
             }
             session.head_since.set(flusher.half_head_since());

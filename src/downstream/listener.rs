@@ -78,7 +78,7 @@ pub async fn serve(listener: TcpListener, worker: Rc<Worker>, places: Arc<Open>)
             Err(e) if is_about_one_client(&e) => {}
             Err(e) => {
                 // Out of files or memory: try again soon, and never give up.
-                worker.recorder.metrics.accept_errors.inc();
+                worker.recorder.metrics.connections.accept_errors.inc();
                 tracing::warn!(error = %e, "cannot accept");
                 pause = (pause * 2).clamp(Duration::from_millis(5), Duration::from_secs(1));
                 tokio::time::sleep(pause).await;
@@ -101,7 +101,7 @@ fn accept(stream: TcpStream, address: SocketAddr, worker: &Rc<Worker>, places: &
     let snapshot = worker.snapshot();
     let limits = &snapshot.connection_limits;
     let Some(mut place) = Place::take(places, limits.connections) else {
-        metrics.connections_refused.inc();
+        metrics.connections.refused.inc();
         return;
     };
     let peer = Peer::new(address, &snapshot.trusted_proxies);
@@ -129,7 +129,7 @@ fn accept(stream: TcpStream, address: SocketAddr, worker: &Rc<Worker>, places: &
 /// Whether this client may have one more connection. A trusted proxy may: it has many clients.
 fn admit(place: &mut Place, peer: &Peer, snapshot: &Snapshot, metrics: &Metrics) -> bool {
     if !peer.trusted && snapshot.rate_limits.check_connection(peer.address).is_err() {
-        metrics.connections_refused_rate.inc();
+        metrics.connections.refused_rate.inc();
         return false;
     }
     let limits = &snapshot.connection_limits;
@@ -141,7 +141,7 @@ fn admit(place: &mut Place, peer: &Peer, snapshot: &Snapshot, metrics: &Metrics)
     };
     let admitted = peer.trusted || place.count(peer.address, most);
     if !admitted {
-        metrics.connections_refused_client.inc();
+        metrics.connections.refused_client.inc();
     }
     admitted
 }
@@ -179,7 +179,7 @@ async fn open(
             .await
             .is_err();
     if limited {
-        metrics.connections_refused_rate.inc();
+        metrics.connections.refused_rate.inc();
         return None;
     }
     let acceptor = TlsAcceptor::from(Arc::clone(&snapshot.tls.config));
@@ -191,6 +191,7 @@ async fn open(
         Err(_) => "timeout",
     };
     metrics
+        .connections
         .handshake_failures
         .with_label_values(&[failed])
         .inc();

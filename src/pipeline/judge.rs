@@ -16,7 +16,7 @@ use crate::rate_limit::{Fields, Limited, Subject};
 use crate::reject::Reject;
 use crate::snapshot::Snapshot;
 use crate::stages::auth::Admitted;
-use crate::stages::headers::{self, Authorization, Framing, Outgoing};
+use crate::stages::headers::{self, Authorization, Framing, Outgoing, TraceContext};
 use crate::stages::route::{Place, Routed};
 use crate::stages::{lookup, websocket};
 use crate::upstream::Ask;
@@ -206,6 +206,7 @@ impl Way<'_> {
         snapshot: &Snapshot,
         asked: &Asked<'_>,
         request_id: &HeaderValue,
+        trace: Option<&TraceContext>,
         out: &mut BytesMut,
     ) {
         Outgoing {
@@ -219,6 +220,7 @@ impl Way<'_> {
             peer: &asked.peer.text,
             trusted: asked.peer.trusted,
             request_id,
+            trace,
             framing: asked.framing,
             upgrade: self.upgrade.is_some(),
             identity: self.rewrites_body,

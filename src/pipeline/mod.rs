@@ -23,7 +23,7 @@ use crate::rate_limit::{Fields, Limited};
 use crate::reject::{Form, Reject};
 use crate::snapshot::Snapshot;
 use crate::stages::auth::Admitted;
-use crate::stages::headers::Framing;
+use crate::stages::headers::{Framing, TraceContext};
 use crate::stages::route::Routed;
 use crate::stages::websocket;
 use crate::telemetry::{Record, Recorder};
@@ -47,6 +47,10 @@ pub async fn handle(
         request.method(),
         request.version(),
     );
+    if flaw.is_none() {
+        record.measure(request.uri(), request.headers());
+    }
+    record.trace(request.headers());
     let in_flight = InFlight::begin(session);
     let session = &*in_flight;
     record.request_id = request_id(session, request.headers());
@@ -171,7 +175,17 @@ async fn answer(
         }
         Verdict::Forward(way) => {
             let mut out = BytesMut::with_capacity(1 << 10);
-            way.write(&snapshot, &asked, &record.request_id, &mut out);
+            let trace = record.calls().map(|context| TraceContext {
+                parent: context.parent,
+                keeps_state: context.keeps_state,
+            });
+            way.write(
+                &snapshot,
+                &asked,
+                &record.request_id,
+                trace.as_ref(),
+                &mut out,
+            );
             let ask = way.ask(&snapshot, &head.method);
             (out, ask, way.upgrade, way.limit, way.rewrites_body)
         }
@@ -190,11 +204,13 @@ async fn answer(
         .upstream
         .send(&snapshot.upstream, ask, out.freeze(), upload)
         .await;
-    let mut answer = answered.map_err(|failure| {
+    let answered = answered.map_err(|failure| {
         tracing::debug!(request_id = ?record.request_id, failure = %failure, "no answer from the backend");
         failure.reject()
-    })?;
-    record.upstream = Some(sent.elapsed());
+    });
+    let outcome = answered.as_ref().map(|answer| answer.status);
+    record.called(sent, outcome.map_err(|reject| *reject));
+    let mut answer = answered?;
     record.received = answer.received;
 
     // And back.

@@ -141,7 +141,7 @@ impl Session {
 
     /// Counts a client that took nothing for too long.
     pub fn count_stall(&self) {
-        self.worker.recorder.metrics.write_stalls.inc();
+        self.worker.recorder.metrics.connections.write_stalls.inc();
     }
 }
 

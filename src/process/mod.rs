@@ -30,8 +30,9 @@ use crate::admin::{self, Admin};
 use crate::config::units::Span;
 use crate::config::{self, Config, LimitStore, Source};
 use crate::drain::{Drain, Leaving};
+use crate::otlp;
 use crate::snapshot::{self, Current, Loaded, Reloader, Snapshot};
-use crate::telemetry::{self, ClosedBy, Metrics, manager};
+use crate::telemetry::{self, ClosedBy, Metrics, Tracer, manager};
 use crate::upstream::Admission;
 use crate::upstream::health::Health;
 
@@ -78,12 +79,21 @@ pub fn run(
     let written = source.read().map_err(|e| Failed(e.to_string()))?;
     let files = make_room_for_files(written.limits.connections);
     let log = Arc::new(telemetry::start_log(&written.log));
+    // Written to the very end.
+    let _log = Arc::clone(&log);
     if let Err(e) = files {
         tracing::warn!(error = %e, "cannot raise the limit of open files");
     }
     let metrics = Arc::new(Metrics::new().map_err(|e| failed("metrics", e))?);
     let loaded = Loaded::load(&source, &metrics, None).map_err(|e| failed("configuration", e))?;
-    let reloader = Reloader::start(source, loaded, Arc::clone(&metrics), Arc::clone(&log));
+    let (tracer, traces) = traces(&loaded, &metrics)?;
+    let reloader = Reloader::start(
+        source,
+        loaded,
+        Arc::clone(&metrics),
+        Arc::clone(&log),
+        tracer.clone(),
+    );
     let config = &reloader.config().clone();
     let current = Arc::clone(&reloader.current);
     let drain = Drain::default();
@@ -102,6 +112,8 @@ pub fn run(
         &worker::Common {
             current: Arc::clone(&current),
             metrics: Arc::clone(&metrics),
+            tracer,
+            sampling: log.sampling(),
             drain: drain.clone(),
             places: Arc::default(),
             admission: Arc::clone(&admission),
@@ -123,7 +135,7 @@ pub fn run(
         if let Some(predecessor) = handed.predecessor().map_err(|e| failed("hand-over", e))? {
             take_over(predecessor, &health, &mut signals).await?;
             handed.done();
-            metrics.handovers_taken.inc();
+            metrics.process.handovers_taken.inc();
         }
         accepting.from.cancel();
 
@@ -188,12 +200,29 @@ pub fn run(
             .join()
             .map_err(|_panic| Failed("a worker thread died".into()))?;
     }
+    if let Some(traces) = traces {
+        traces.finish();
+    }
     if let Some(built_in) = built_in {
         built_in
             .join()
             .map_err(|_panic| Failed("the built-in backend died".into()))?;
     }
     Ok(())
+}
+
+/// Traces, and the thread that sends them; neither where they are off.
+fn traces(
+    loaded: &Loaded,
+    metrics: &Metrics,
+) -> Result<(Option<Arc<Tracer>>, Option<otlp::Sender>), Failed> {
+    let Some(settings) = &loaded.snapshot.trace else {
+        return Ok((None, None));
+    };
+    let (tracer, queue) = Tracer::new(&loaded.config.trace, metrics);
+    let sender = otlp::Sender::start(settings, queue, metrics);
+    let sender = sender.map_err(|e| failed("trace", e))?;
+    Ok((Some(tracer), Some(sender)))
 }
 
 /// Takes over from the process that started this one, once `/readyz` would say ok.
@@ -239,7 +268,7 @@ async fn until_leaving(
                     // Dropped, the new process is ended: it has accepted nothing yet.
                     Asked::End => return Leaving::Shutdown,
                     Asked::Upgrade => {
-                        metrics.handovers_refused.inc();
+                        metrics.process.handovers_refused.inc();
                         tracing::warn!("SIGUSR2 during a hand-over: one at a time");
                     }
                 },
@@ -248,7 +277,7 @@ async fn until_leaving(
         match outcome {
             Ok(()) => return Leaving::Handover,
             Err(why) => {
-                metrics.handovers_failed.inc();
+                metrics.process.handovers_failed.inc();
                 tracing::error!(why, "no hand-over: this process goes on");
             }
         }
@@ -266,7 +295,7 @@ async fn drain_all(
     signals: &mut Signals,
 ) {
     admin.draining.set(true);
-    admin.metrics.draining.set(1);
+    admin.metrics.process.draining.set(1);
     let delay = match leaving {
         Leaving::Shutdown => {
             manager::stopping();
@@ -298,11 +327,14 @@ async fn drain_all(
     let metrics = &admin.metrics;
     let remaining = admin.drain.remaining() as u64;
     let connections_cut = remaining.saturating_sub(metrics.websockets_open());
-    metrics.drain_cut_connections.inc_by(connections_cut);
+    metrics
+        .process
+        .drain_cut_connections
+        .inc_by(connections_cut);
     admin.drain.cut();
     let _: Result<(), tokio::time::error::Elapsed> =
         tokio::time::timeout(Duration::from_secs(2), admin.drain.finished()).await;
-    let tunnels_cut = metrics.drain_cut_tunnels.get();
+    let tunnels_cut = metrics.process.drain_cut_tunnels.get();
     let tunnels_closed = metrics
         .websockets_closed(ClosedBy::Drain)
         .saturating_sub(tunnels_cut);

@@ -15,13 +15,15 @@ use crate::downstream;
 use crate::drain::Drain;
 use crate::pipeline::Worker;
 use crate::snapshot::Current;
-use crate::telemetry::{Metrics, Recorder};
+use crate::telemetry::{Metrics, Recorder, Sampling, Tracer};
 use crate::upstream::Admission;
 
 /// What every worker is made of.
 pub(super) struct Common {
     pub(super) current: Current,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) tracer: Option<Arc<Tracer>>,
+    pub(super) sampling: Arc<Sampling>,
     pub(super) drain: Drain,
     pub(super) places: Arc<downstream::Open>,
     pub(super) admission: Arc<Admission>,
@@ -40,6 +42,8 @@ pub(super) fn start(
         let own = Common {
             current: Arc::clone(&common.current),
             metrics: Arc::clone(&common.metrics),
+            tracer: common.tracer.clone(),
+            sampling: Arc::clone(&common.sampling),
             drain: common.drain.for_worker(),
             places: Arc::clone(&common.places),
             admission: Arc::clone(&common.admission),
@@ -67,6 +71,8 @@ fn work(listeners: Vec<TcpListener>, common: Common, tell: &mpsc::Sender<Result<
     let Common {
         current,
         metrics,
+        tracer,
+        sampling,
         drain,
         places,
         admission,
@@ -75,7 +81,7 @@ fn work(listeners: Vec<TcpListener>, common: Common, tell: &mpsc::Sender<Result<
     runtime.block_on(async {
         let worker = Rc::new(Worker::new(
             current,
-            Rc::new(Recorder::new(metrics)),
+            Rc::new(Recorder::new(metrics, tracer, sampling)),
             drain.clone(),
             admission,
         ));

@@ -6,6 +6,7 @@ mod keys;
 mod limits;
 mod reload;
 mod store;
+mod trace;
 mod watch;
 
 use std::num::NonZeroUsize;
@@ -16,6 +17,7 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
 use crate::config::{self, Config, ConfigError, Match, Per, Policy, Turn, Workers};
+use crate::otlp;
 use crate::path::Compat;
 use crate::rate_limit::{self, RateLimits};
 use crate::stages::auth::Keys;
@@ -74,6 +76,8 @@ pub struct Snapshot {
     pub health_interval: Duration,
     /// How the process ends.
     pub drain: config::Drain,
+    /// Where traces go, if they go anywhere; in force from the start on.
+    pub trace: Option<otlp::Settings>,
     /// The certificates that are served.
     pub tls: Served,
     /// What was noticed while compiling that is no error, for the log.
@@ -190,6 +194,7 @@ impl Snapshot {
                 .unwrap_or_else(|| Arc::new(limits)),
             drain: config.drain.clone(),
             health_interval: config.upstream.health_interval.0,
+            trace: trace::settings(&config.trace)?,
             tls,
             notes,
             whole,
@@ -198,10 +203,14 @@ impl Snapshot {
 
     /// Tells the metrics what is in force.
     pub fn show(&self, metrics: &Metrics) {
-        metrics.api_enabled.set(i64::from(!self.keys.is_empty()));
-        metrics.certificate_not_after.reset();
+        metrics
+            .configuration
+            .api_enabled
+            .set(i64::from(!self.keys.is_empty()));
+        metrics.configuration.certificate_not_after.reset();
         for certificate in &self.tls.certificates {
             metrics
+                .configuration
                 .certificate_not_after
                 .with_label_values(&[&*certificate.name])
                 .set(certificate.not_after as f64);

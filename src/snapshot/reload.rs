@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::watch::{Watch, is_a_mount};
 use super::{Current, Snapshot};
 use crate::config::{self, Applies, Change, Config, ConfigError, Source};
-use crate::telemetry::{LogGuard, Metrics, manager};
+use crate::telemetry::{LogGuard, Metrics, Tracer, manager};
 
 /// What was read and compiled in one go.
 pub struct Loaded {
@@ -105,6 +105,8 @@ pub struct Reloader {
     pub metrics: Arc<Metrics>,
     /// Its level follows the configuration.
     pub log: Arc<LogGuard>,
+    /// Its ratio does, too.
+    pub tracer: Option<Arc<Tracer>>,
     config: Config,
     /// The configuration of the start, for what is in force until a restart.
     started: Config,
@@ -120,6 +122,7 @@ impl Reloader {
         loaded: Loaded,
         metrics: Arc<Metrics>,
         log: Arc<LogGuard>,
+        tracer: Option<Arc<Tracer>>,
     ) -> Self {
         let Loaded {
             config,
@@ -137,6 +140,7 @@ impl Reloader {
             current: Arc::new(arc_swap::ArcSwap::from_pointee(snapshot)),
             metrics,
             log,
+            tracer,
             started: config.clone(),
             config,
             files,
@@ -297,6 +301,9 @@ impl Reloader {
     fn show(&self) {
         self.current.load().show(&self.metrics);
         self.log.follow(&self.config.log);
+        if let Some(tracer) = &self.tracer {
+            tracer.follow(&self.config.trace);
+        }
         self.metrics
             .config_loaded(&hash(&self.config), self.generation);
     }

@@ -60,6 +60,14 @@ pub enum Framing {
     Chunked,
 }
 
+/// The trace that a request belongs to (W3C Trace Context).
+pub struct TraceContext {
+    /// `traceparent`, which names our own span.
+    pub parent: [u8; 55],
+    /// Whether the client's `tracestate` belongs to it.
+    pub keeps_state: bool,
+}
+
 /// What the head to the backend is made of.
 pub struct Outgoing<'a> {
     /// The client's method.
@@ -83,6 +91,8 @@ pub struct Outgoing<'a> {
     pub trusted: bool,
     /// The request's id.
     pub request_id: &'a HeaderValue,
+    /// The trace it belongs to; none: what the client says of one is passed on.
+    pub trace: Option<&'a TraceContext>,
     /// How the body travels.
     pub framing: Framing,
     /// Whether this is a WebSocket handshake.
@@ -110,6 +120,10 @@ impl Outgoing<'_> {
                 Kind::AcceptEncoding => !self.identity && !is_named(&named, name),
                 Kind::HopByHop | Kind::Written => false,
                 Kind::Forwarding => self.trusted,
+                Kind::TraceParent => self.trace.is_none() && !is_named(&named, name),
+                Kind::TraceState => {
+                    self.trace.is_none_or(|trace| trace.keeps_state) && !is_named(&named, name)
+                }
                 Kind::Authorization => {
                     matches!(self.authorization, Authorization::Own)
                         && !(self.is_key)(value.as_bytes())
@@ -174,6 +188,9 @@ impl Outgoing<'_> {
             line(out, "authorization", key);
         }
         line(out, "x-request-id", self.request_id.as_bytes());
+        if let Some(trace) = self.trace {
+            line(out, "traceparent", &trace.parent);
+        }
         match self.framing {
             Framing::None => {}
             Framing::Length(length) => {
@@ -206,6 +223,8 @@ enum Kind {
     Forwarding,
     AcceptEncoding,
     Cookie,
+    TraceParent,
+    TraceState,
     Authorization,
     ApiKey,
 }
@@ -227,6 +246,8 @@ fn kind(name: &str) -> Kind {
         }
         "accept-encoding" => Kind::AcceptEncoding,
         "cookie" => Kind::Cookie,
+        "traceparent" => Kind::TraceParent,
+        "tracestate" => Kind::TraceState,
         "authorization" => Kind::Authorization,
         "x-api-key" => Kind::ApiKey,
         // `Proxy` becomes HTTP_PROXY in CGI-like backends, whoever sent it.
@@ -381,6 +402,7 @@ mod tests {
             peer: "192.0.2.7",
             trusted,
             request_id: &id,
+            trace: None,
             framing: Framing::None,
             upgrade: false,
             identity: false,

@@ -2,11 +2,13 @@
 //! output never holds a request; lines that do not fit its queue are dropped and counted.
 
 use std::io::IsTerminal;
+use std::sync::Arc;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::sampling::Sampling;
 use crate::config::{Log, LogFormat, LogLevel};
 
 /// Keeps the writing thread; dropping it writes what is queued.
@@ -14,6 +16,7 @@ pub struct LogGuard {
     _worker: WorkerGuard,
     dropped: ErrorCounter,
     set_filter: Box<dyn Fn(EnvFilter) + Send + Sync>,
+    sampling: Arc<Sampling>,
 }
 
 impl LogGuard {
@@ -22,16 +25,26 @@ impl LogGuard {
         self.dropped.dropped_lines() as u64
     }
 
+    /// What part of the lines of requests is written.
+    pub fn sampling(&self) -> Arc<Sampling> {
+        Arc::clone(&self.sampling)
+    }
+
     /// Writes from now on what `log` says; its format stays.
     pub fn follow(&self, log: &Log) {
         (self.set_filter)(filter(log));
+        self.sampling.follow(&log.sample);
     }
 }
+
+/// Most lines that wait for the reader of standard output, about 10 MiB.
+const MOST_WAITING: usize = 1 << 15;
 
 /// Starts the process' log. A second call (tests) changes nothing.
 pub fn start_log(log: &Log) -> LogGuard {
     let (writer, worker) = NonBlockingBuilder::default()
         .lossy(true)
+        .buffered_lines_limit(MOST_WAITING)
         .finish(std::io::stdout());
     let dropped = writer.error_counter();
     let terminal = std::io::stdout().is_terminal();
@@ -64,6 +77,7 @@ pub fn start_log(log: &Log) -> LogGuard {
         _worker: worker,
         dropped,
         set_filter,
+        sampling: Arc::new(Sampling::new(&log.sample)),
     }
 }
 

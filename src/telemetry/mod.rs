@@ -2,18 +2,19 @@
 //! the service manager is told.
 
 mod closed;
-mod keys;
 mod log;
 pub mod manager;
 mod metrics;
-mod overload;
 mod record;
-mod store;
+mod sampling;
+mod trace;
 
 pub use closed::{CloseClass, Closed, ClosedBy};
-pub use keys::KeySeries;
 pub use log::{LogGuard, start_log};
-pub use metrics::{Metrics, PolicyCounters, ProxyFailure, TimedOut};
-pub use overload::{Cause, Kind, OverloadMetrics};
+pub use metrics::{
+    Cause, Exposition, KeySeries, Kind, Metrics, OverloadMetrics, PolicyCounters, ProxyFailure,
+    StoreMetrics, TimedOut, TraceMetrics,
+};
 pub use record::{Record, Recorder};
-pub use store::StoreMetrics;
+pub use sampling::Sampling;
+pub use trace::{Call, Context, Traced, Tracer};

@@ -4,14 +4,15 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use http::{Method, StatusCode, Version};
+use http::{HeaderMap, Method, StatusCode, Uri, Version};
 use prometheus::IntCounter;
 
 use super::closed::{CloseClass, Closed, ClosedBy};
-use super::keys::KeySeries;
-use super::metrics::Metrics;
+use super::metrics::{KeySeries, Metrics};
+use super::sampling::Sampling;
+use super::trace::{Context, Trace, TraceId, Traced, Tracer};
 use crate::body::End;
 use crate::names::{METHODS, Route, method_index};
 use crate::peer::Peer;
@@ -21,15 +22,25 @@ use crate::reject::Reject;
 pub struct Recorder {
     /// The process' metrics.
     pub metrics: Arc<Metrics>,
+    /// The process' traces, where they are on.
+    tracer: Option<Arc<Tracer>>,
+    /// What part of the lines is written.
+    sampling: Arc<Sampling>,
     /// For each route and method, the status codes seen and their counters: few, so searched in line.
     requests: RefCell<Vec<Vec<(u16, IntCounter)>>>,
 }
 
 impl Recorder {
     /// A recorder for one worker.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        metrics: Arc<Metrics>,
+        tracer: Option<Arc<Tracer>>,
+        sampling: Arc<Sampling>,
+    ) -> Self {
         Self {
             metrics,
+            tracer,
+            sampling,
             requests: RefCell::new(vec![Vec::new(); Route::ALL.len() * METHODS.len()]),
         }
     }
@@ -50,12 +61,7 @@ impl Recorder {
             counter.inc();
             return;
         }
-        // Codes beyond those that HTTP defines classes for share one series.
-        let label = if code < 600 { status.as_str() } else { "other" };
-        let counter =
-            self.metrics
-                .requests
-                .with_label_values(&[route.as_str(), METHODS[method], label]);
+        let counter = self.metrics.requests.counter(route, method, status);
         counter.inc();
         row.push((code, counter));
     }
@@ -84,6 +90,8 @@ pub struct Record {
     pub upstream: Option<Duration>,
     /// Bytes of its body.
     pub received: u64,
+    /// The trace it belongs to, where traces are on.
+    trace: Option<Box<Trace>>,
     /// Whether it became a tunnel.
     tunnel: bool,
     ended: bool,
@@ -97,7 +105,7 @@ impl Record {
         method: &Method,
         version: Version,
     ) -> Self {
-        recorder.metrics.inflight.inc();
+        recorder.metrics.requests.inflight.inc();
         Self {
             recorder: Rc::clone(recorder),
             peer: Rc::clone(peer),
@@ -113,19 +121,108 @@ impl Record {
             reject: None,
             upstream: None,
             received: 0,
+            trace: None,
             tunnel: false,
             ended: false,
         }
+    }
+
+    /// Measures the head, in the terms of the limits it is under.
+    pub fn measure(&self, uri: &Uri, headers: &HeaderMap) {
+        let h2 = self.version == Version::HTTP_2;
+        // Over HTTP/2 a field weighs 32 bytes more than its name and value (RFC 9113 section
+        // 6.5.2), over HTTP/1.1 `: ` and the end of its line.
+        let each = if h2 { 32 } else { 4 };
+        let fields: usize = headers
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len() + each)
+            .sum();
+        let target = uri.path().len() + uri.query().map_or(0, |query| query.len() + 1);
+        let first = METHODS[self.method].len() + target;
+        let rest = if h2 {
+            // `:method`, `:scheme`, `:authority`, `:path`
+            29 + 5 + 4 * each + uri.authority().map_or(0, |host| host.as_str().len())
+        } else {
+            " ".len() + " HTTP/1.1\r\n\r\n".len()
+        };
+        let requests = &self.recorder.metrics.requests;
+        requests
+            .header_bytes
+            .observe((first + rest + fields) as f64);
+        requests.header_fields.observe(headers.len() as f64);
+    }
+
+    /// Finds the trace it belongs to, where traces are on.
+    pub fn trace(&mut self, headers: &HeaderMap) {
+        if let Some(tracer) = &self.recorder.tracer {
+            self.trace = Some(tracer.begin(headers, self.peer.trusted));
+        }
+    }
+
+    /// It is about to be sent to the backend: the context that goes with it, where traces are on.
+    pub fn calls(&mut self) -> Option<Context> {
+        let trace = self.trace.as_mut()?;
+        Some(trace.call(self.started.elapsed()))
+    }
+
+    /// What came of the call to the backend that began at `sent`.
+    pub fn called(&mut self, sent: Instant, outcome: Result<StatusCode, Reject>) {
+        let took = sent.elapsed();
+        if outcome.is_ok() {
+            self.upstream = Some(took);
+        }
+        if let Some(call) = self.trace.as_mut().and_then(|trace| trace.call.as_mut()) {
+            call.took = Some(took);
+            call.outcome = outcome.map(|status| status.as_u16()).map_err(Reject::code);
+        }
+    }
+
+    /// Tells its trace, if it is one that is told and has not been: whether it did.
+    fn tell_trace(&mut self, took: Duration, complete: bool) -> bool {
+        let (Some(trace), Some(tracer)) = (&mut self.trace, &self.recorder.tracer) else {
+            return false;
+        };
+        if !trace.is_told() {
+            return false;
+        }
+        trace.was_told();
+        let left = self.status.as_u16() == 499;
+        tracer.tell(Traced {
+            trace_id: trace.id,
+            span: trace.span,
+            parent: trace.parent,
+            started: SystemTime::now().checked_sub(took).unwrap_or(UNIX_EPOCH),
+            took,
+            method: self.method,
+            version: self.version,
+            route: self.route,
+            status: (!left).then_some(self.status.as_u16()),
+            error: match self.reject {
+                Some(reject) => Some(reject.code()),
+                None if left || !complete => Some("aborted"),
+                None => None,
+            },
+            call: trace.call.take(),
+        });
+        if !self.tunnel {
+            let requests = &self.recorder.metrics.requests;
+            requests
+                .exemplars
+                .note(self.route, took.as_secs_f64(), trace.id);
+        }
+        true
     }
 
     /// The answer was a 101 and both sides agreed: the request is over for the gauges, the record
     /// goes on until the tunnel ends.
     pub fn upgraded(&mut self) {
         let metrics = &self.recorder.metrics;
-        metrics.inflight.dec();
+        metrics.requests.inflight.dec();
         self.recorder.count(self.route, self.method, self.status);
         metrics.websocket_active(self.route).inc();
         self.tunnel = true;
+        // A span of hours is none that anybody finds: the handshake is what is told.
+        self.tell_trace(self.started.elapsed(), true);
     }
 
     /// The tunnel is over.
@@ -138,28 +235,33 @@ impl Record {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        let metrics = &self.recorder.metrics;
         let took = self.started.elapsed();
+        let traced = self.tell_trace(took, complete);
+        let metrics = &self.recorder.metrics;
         match closed {
             Some(closed) => {
                 metrics.websocket_active(self.route).dec();
                 metrics.websocket_closed(closed.by, closed.class);
-                metrics.websocket_duration.observe(took.as_secs_f64());
+                metrics.tunnels.duration.observe(took.as_secs_f64());
                 if closed.cut {
-                    metrics.drain_cut_tunnels.inc();
+                    metrics.process.drain_cut_tunnels.inc();
                 }
             }
             None => {
-                metrics.inflight.dec();
+                metrics.requests.inflight.dec();
                 self.recorder.count(self.route, self.method, self.status);
-                metrics.duration[self.route.index()].observe(took.as_secs_f64());
+                metrics.requests.duration[self.route.index()].observe(took.as_secs_f64());
             }
         }
         if let Some(upstream) = self.upstream {
-            metrics.upstream_duration.observe(upstream.as_secs_f64());
+            metrics.upstream.duration.observe(upstream.as_secs_f64());
         }
         if let Some(reject) = self.reject {
-            metrics.rejected[reject.index()].inc();
+            metrics.requests.rejected[reject.index()].inc();
+        }
+        let part = self.recorder.sampling.part(self.status);
+        if part < 1.0 && !traced && complete && fastrand::f64() >= part {
+            return;
         }
         tracing::info!(
             target: "access",
@@ -167,6 +269,7 @@ impl Record {
             client = self.client.map(tracing::field::display),
             peer = &*self.peer.text,
             proto = if self.version == Version::HTTP_2 { "h2" } else { "h1" },
+            trace_id = self.trace.as_ref().map(|trace| tracing::field::display(TraceId(trace.id))),
             method = METHODS[self.method],
             route = self.route.as_str(),
             status = self.status.as_u16(),
@@ -176,6 +279,7 @@ impl Record {
             upstream_ms = self.upstream.map(|d| d.as_micros() as f64 / 1e3),
             bytes_received = self.received,
             bytes_sent = sent,
+            sample = (part < 1.0).then_some(part),
             aborted = (!complete).then_some(true),
             closed_by = closed.map(|closed| closed.by.as_str()),
             code_class = closed.map(|closed| closed.class.as_str()),

@@ -34,7 +34,7 @@ impl Health {
             if up != self.0.replace(up) {
                 tracing::info!(up, "backend health changed");
             }
-            metrics.upstream_up.set(i64::from(up));
+            metrics.upstream.up.set(i64::from(up));
             tokio::time::sleep(if up {
                 interval
             } else {

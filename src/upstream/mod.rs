@@ -230,7 +230,7 @@ impl Upstream {
                     if !stopped.stale || !outgoing.rewind(ask.safe) {
                         return Err(stopped.failure);
                     }
-                    self.metrics.upstream_reused_reset.inc();
+                    self.metrics.upstream.reused_reset.inc();
                 }
             }
         }
@@ -250,11 +250,11 @@ impl Upstream {
             tokio::time::timeout(settings.connect_timeout, Connection::open(settings)).await;
         match opened.unwrap_or_else(|_elapsed| Err(std::io::ErrorKind::TimedOut.into())) {
             Ok(connection) => {
-                self.metrics.upstream_connects.inc();
+                self.metrics.upstream.connects.inc();
                 Ok(connection)
             }
             Err(e) => {
-                self.metrics.upstream_connect_failures.inc();
+                self.metrics.upstream.connect_failures.inc();
                 Err(Failure::Unreachable(e))
             }
         }

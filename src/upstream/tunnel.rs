@@ -57,8 +57,8 @@ pub fn run<C: AsyncRead + AsyncWrite + Unpin>(
 ) -> impl Future<Output = ()> {
     let mut tunnel = Tunnel::new((client, &early), (backend, &first), terms);
     drop((early, first));
-    metrics.websocket_received.inc_by(tunnel.up.moved);
-    metrics.websocket_sent.inc_by(tunnel.down.moved);
+    metrics.tunnels.received.inc_by(tunnel.up.moved);
+    metrics.tunnels.sent.inc_by(tunnel.down.moved);
     async move {
         // Looked at when it runs out, not moved with every byte.
         let mut timer = pin!(tokio::time::sleep_until(tunnel.due()));
@@ -95,8 +95,8 @@ pub fn run<C: AsyncRead + AsyncWrite + Unpin>(
                 let moved = (tunnel.up.moved - before.0, tunnel.down.moved - before.1);
                 if moved != (0, 0) {
                     tunnel.moved_at = Instant::now();
-                    metrics.websocket_received.inc_by(moved.0);
-                    metrics.websocket_sent.inc_by(moved.1);
+                    metrics.tunnels.received.inc_by(moved.0);
+                    metrics.tunnels.sent.inc_by(moved.1);
                 }
                 if let Poll::Ready(by) = over {
                     return Poll::Ready(End::By(by));

@@ -266,7 +266,7 @@ fn shows(text: &str, key: &Key) -> bool {
     let is_set = |line: &str| line.starts_with(&format!("{name} = "));
     section(text, at).into_iter().any(|line| match name {
         // Names of one's own choice.
-        "*" => line.starts_with("[api.keys]"),
+        "*" => line.starts_with(&format!("[{}]", key.name.trim_end_matches(".*"))),
         _ if key.name.starts_with("tls.additional.") => line.contains(&format!(" {name} = ")),
         _ => is_set(line) || key.default.is_none() && is_set(line.trim_start_matches("# ")),
     })

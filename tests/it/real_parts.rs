@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::series::{KINDS, odd, pipelined};
 use super::support::{Client, Folder, Gateway, KEY, PATIENCE, Proto, Reply, Setup, eventually};
 
 /// A process of ours; dropping it ends it.
@@ -348,11 +349,20 @@ async fn a_backend_that_closes_kept_connections_and_reloads_costs_no_client_an_e
 #[ignore = "needs promtool"]
 async fn prometheus_finds_nothing_to_say_about_the_metrics() {
     let (gateway, _) = reachable_gateway().await;
+    // Of one that has done nothing yet.
+    lint(&gateway).await;
     let mut client = Client::connect(&gateway, Proto::H2).await;
     client.get("/cobrowsing/").await;
     client
         .api("GET", "/cobrowsing/api/visitors/list/latest", "")
         .await;
+    // And of a busy one.
+    pipelined(&gateway, (0..KINDS).map(odd)).await;
+    lint(&gateway).await;
+}
+
+/// What Prometheus' linter says of the metrics.
+async fn lint(gateway: &Gateway) {
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())

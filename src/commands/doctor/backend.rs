@@ -190,6 +190,7 @@ impl Backend<'_> {
             peer: "127.0.0.1",
             trusted: false,
             request_id: &HeaderValue::from_static("doctor"),
+            trace: None,
             framing: Framing::None,
             upgrade: false,
             identity: false,

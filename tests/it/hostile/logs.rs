@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{HANDSHAKE, Sent, Way, get, head, send};
 use crate::support::h2_raw::{Field, H2, block, data, headers, request};
+use crate::support::receiver::Receiver;
 use crate::support::{Backend, Gateway, Proto, Raw, find, tls_to, until, within};
 
 /// The places where secrets are put; each has one of its own.
@@ -378,8 +379,9 @@ async fn tell_in_handshakes(gateway: &Gateway) {
 #[tokio::test]
 async fn no_secret_is_in_any_line_metric_refusal_or_argument() {
     for format in ["json", "text"] {
-        let backend = talkative();
-        let gateway = Gateway::before(&backend)
+        let (backend, receiver) = (talkative(), Receiver::start());
+        let gateway = receiver
+            .told_by(Gateway::before(&backend))
             .without_key()
             .env("REST_KEY", &secret("key"))
             .toml(&format!("log.level = 'debug'\nlog.format = '{format}'"))
@@ -406,6 +408,10 @@ async fn no_secret_is_in_any_line_metric_refusal_or_argument() {
         none_in("the arguments", &String::from_utf8_lossy(&arguments));
         until("lines of requests", || gateway.log().len() > 60).await;
         let ended = gateway.stop().await;
+        let spans = receiver.spans();
+        assert!(spans.len() > 100, "{}", spans.len());
+        none_in("the traces", &format!("{spans:?}"));
+        none_in("the traces", &String::from_utf8_lossy(&receiver.sent()));
         none_in("standard error", &ended.errors);
         for line in &ended.log {
             none_in("a line", line);

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -231,6 +231,9 @@ pub struct Gateway {
     pub folder: Folder,
 }
 
+/// While this is there nobody reads a gateway's log.
+pub struct Unread<'g>(MutexGuard<'g, Vec<String>>);
+
 /// What was left of a gateway.
 pub struct Ended {
     /// Exit code; none: ended by a signal.
@@ -450,6 +453,11 @@ impl Gateway {
     /// Every line of the log so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
+    }
+
+    /// From now on, until what is returned is dropped, nobody reads its log.
+    pub fn without_reading_its_log(&self) -> Unread<'_> {
+        Unread(self.log.lock().unwrap())
     }
 
     /// Log lines with this message.

@@ -11,6 +11,7 @@ mod gateway;
 pub mod h2_raw;
 mod heir;
 pub mod load;
+pub mod receiver;
 pub mod redis;
 mod traffic;
 

@@ -2,7 +2,7 @@
 
 use prometheus::{IntCounter, IntGauge, Registry};
 
-use super::metrics::{counters, gauge};
+use super::families::{counters, gauge};
 
 /// What a request asks of the backend, where there is not room for all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

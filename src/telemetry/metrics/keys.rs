@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
-use super::metrics::{counters, gauges, unix_now};
+use super::families::{counters, gauges};
+use super::unix_now;
 use crate::reject::Reject;
 
 /// The results of a check that finds no key, in the order of [`KeyMetrics::refused`].
 const REFUSED: [&str; 3] = ["closed", "duplicate", "invalid"];
 
 /// The series of all keys.
-pub(super) struct KeyMetrics {
+pub(in crate::telemetry) struct KeyMetrics {
     auth: IntCounterVec,
     refused: [IntCounter; REFUSED.len()],
     last_used: IntGaugeVec,
@@ -84,7 +85,7 @@ impl KeyMetrics {
     }
 
     /// Counts a check that found no key.
-    pub(super) fn refused(&self, reject: Reject) {
+    pub(in crate::telemetry) fn refused(&self, reject: Reject) {
         let result = match reject {
             Reject::ApiNotEnabled => 0,
             Reject::DuplicateAuthorization => 1,

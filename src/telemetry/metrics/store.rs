@@ -2,7 +2,7 @@
 
 use prometheus::{Histogram, IntCounter, IntGauge, Registry};
 
-use super::metrics::{counters, gauge, histogram};
+use super::families::{counters, gauge, histogram};
 
 /// Round trips on a local network, in seconds.
 const BOUNDS: [f64; 10] = [
