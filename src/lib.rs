@@ -5,7 +5,8 @@
 //! folder, and a test holds that:
 //!
 //! - [`commands`]: one file a command. `process`: the wiring.
-//! - [`downstream`]: the client's side: listeners, TLS, connections. [`admin`]: health and metrics.
+//! - [`downstream`]: the client's side: listeners, TLS, connections. [`admin`]: health, metrics, the live
+//!   page.
 //! - [`pipeline`]: the life of a request, top to bottom.
 //! - [`snapshot`]: everything in force now.
 //! - [`stages`]: pure decisions on heads. [`rate_limit`]. [`tls`]. [`upstream`]: the backend's side.

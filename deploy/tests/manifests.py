@@ -121,7 +121,7 @@ def sidecar_holds(objects, where):
 
 
 def alerts_hold(objects, where):
-    source = yaml.safe_load((DEPLOY / "prometheus/alerts.yaml").read_text())
+    source = yaml.safe_load((DEPLOY / "prometheus/cobrowse-gateway.rules.yaml").read_text())
     expect(objects["PrometheusRule/cobrowse"]["spec"] == source, f"{where}: other alerts than Prometheus'")
 
 

@@ -1,4 +1,13 @@
-//! Health and metrics for operators, on an address of their own, plain HTTP.
+//! Health, metrics and the live page for operators, on an address of their own, plain HTTP.
+
+mod attention;
+mod live;
+mod page;
+mod passing;
+mod scrape;
+mod standing;
+mod view;
+mod words;
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -9,7 +18,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, VARY};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -17,6 +26,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use self::live::Events;
+pub use self::live::Live;
 use crate::drain::Drain;
 use crate::snapshot::Current;
 use crate::telemetry::{Exposition, LogGuard, Metrics};
@@ -41,10 +52,16 @@ pub struct Admin {
     pub drain: Drain,
     /// The log.
     pub log: Arc<LogGuard>,
+    /// What the live page remembers.
+    pub live: Live,
 }
+
+/// An answer's body: all at once, or events as they come.
+type Body = Either<Full<Bytes>, Events>;
 
 /// Serves until the process ends, or another one answers from now on: `left`.
 pub async fn serve(listener: TcpListener, admin: Rc<Admin>, left: CancellationToken) {
+    drop(tokio::task::spawn_local(Rc::clone(&admin).keep_live()));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -59,7 +76,8 @@ pub async fn serve(listener: TcpListener, admin: Rc<Admin>, left: CancellationTo
         // Not one of the tasks that a drain waits for: it is asked until the very end.
         drop(tokio::task::spawn_local(async move {
             let service = service_fn(|request| {
-                let answer = admin.answer(&request);
+                let answer = admin.live(&request);
+                let answer = answer.unwrap_or_else(|| admin.answer(&request).map(Either::Left));
                 async move { Ok::<_, Infallible>(answer) }
             });
             let connection = http1::Builder::new()
@@ -92,7 +110,7 @@ impl Admin {
             "/metrics" => self.metrics(exposition(request.headers())),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "here are /livez, /readyz, /startupz and /metrics\n",
+                "here are /, /events, /livez, /readyz, /startupz and /metrics\n",
             ),
         }
     }
@@ -106,7 +124,8 @@ impl Admin {
         }
     }
 
-    fn metrics(&self, exposition: Exposition) -> Response<Full<Bytes>> {
+    /// What is known when it is asked, told to the metrics.
+    fn look(&self) {
         let dropped = self.log.dropped();
         self.metrics
             .process
@@ -122,6 +141,16 @@ impl Admin {
             });
         self.admission
             .show(&self.current.load().upstream.admission, &self.metrics);
+    }
+
+    /// All series, in the text format.
+    fn text(&self) -> String {
+        self.look();
+        String::from_utf8(self.metrics.expose(Exposition::Text)).unwrap_or_default()
+    }
+
+    fn metrics(&self, exposition: Exposition) -> Response<Full<Bytes>> {
+        self.look();
         let mut response = Response::new(Full::from(self.metrics.expose(exposition)));
         let headers = response.headers_mut();
         let content_type = HeaderValue::from_static(exposition.content_type());

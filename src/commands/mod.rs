@@ -6,10 +6,14 @@
     reason = "commands speak to the person who typed them"
 )]
 
+mod alerts;
 mod cert;
 mod check;
 mod completions;
 mod config;
+mod dashboards;
+#[cfg(feature = "visitor")]
+mod demo_load;
 mod doctor;
 mod drain;
 mod explain;
@@ -61,6 +65,10 @@ enum Command {
     /// Look at what surrounds the gateway (backend, certificate, names, limits, file watching) and
     /// say what to change; exit code 0, or 1 where something does not work.
     Doctor(doctor::Arguments),
+    /// Print the Grafana dashboard of this gateway's metrics.
+    Dashboards,
+    /// Print the Prometheus alerts on this gateway's metrics.
+    Alerts(alerts::Arguments),
     /// Print what a shell can complete.
     Completions(completions::Arguments),
     /// Print the manual page.
@@ -68,6 +76,9 @@ enum Command {
     /// Run the built-in visitor backend by itself.
     #[cfg(feature = "visitor")]
     Visitor(visitor::Arguments),
+    /// Send a running gateway traffic as it is met in practice, so that everything moves.
+    #[cfg(feature = "visitor")]
+    DemoLoad(demo_load::Arguments),
 }
 
 /// Does what the process was asked for. Exit codes: 0 done or drained, 1 configuration or start
@@ -81,6 +92,8 @@ pub fn main() -> ExitCode {
         Some(Command::Config(arguments)) => config::config(arguments, source),
         Some(Command::Explain(arguments)) => explain::explain(arguments, source),
         Some(Command::Doctor(arguments)) => doctor::look(arguments, source),
+        Some(Command::Dashboards) => dashboards::print(),
+        Some(Command::Alerts(arguments)) => alerts::print(arguments),
         Some(Command::Completions(arguments)) => completions::print(arguments),
         Some(Command::Man(arguments)) => man::print(arguments),
         Some(Command::Cert(arguments)) => cert::make(arguments),
@@ -88,6 +101,8 @@ pub fn main() -> ExitCode {
         Some(Command::Drain(arguments)) => drain::ask(arguments),
         #[cfg(feature = "visitor")]
         Some(Command::Visitor(arguments)) => visitor::run(arguments),
+        #[cfg(feature = "visitor")]
+        Some(Command::DemoLoad(arguments)) => demo_load::run(arguments, source),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

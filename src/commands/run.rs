@@ -53,7 +53,7 @@ fn welcome(config: &Config, bound: Bound, snapshot: &Snapshot) -> String {
         "open to who sends the key"
     };
     let mut text = format!(
-        "\nCobrowse Gateway {version}\n\n  public   {base}  (listening on {listen})\n  backend  {backend}\n  API      {api}  ({api_state})\n  admin    http://{admin}/  (livez, readyz, startupz, metrics)\n",
+        "\nCobrowse Gateway {version}\n\n  public   {base}  (listening on {listen})\n  backend  {backend}\n  API      {api}  ({api_state})\n  admin    http://{admin}/  (live page; livez, readyz, startupz, metrics)\n",
         version = env!("CARGO_PKG_VERSION"),
         listen = bound.public,
         admin = bound.admin,

@@ -175,6 +175,7 @@ pub fn run(
             health,
             drain: drain.clone(),
             log,
+            live: admin::Live::default(),
         });
         let serving = admin::serve(listener, Rc::clone(&admin), accepting.until.clone());
         drop(tokio::task::spawn_local(serving));

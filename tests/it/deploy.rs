@@ -52,7 +52,7 @@ fn from_line<'a>(text: &'a str, line: &str) -> (&'a str, &'a str) {
 
 #[test]
 fn the_alerts_of_kubernetes_and_helm_are_those_of_prometheus() {
-    let alerts = read("deploy/prometheus/alerts.yaml");
+    let alerts = read("deploy/prometheus/cobrowse-gateway.rules.yaml");
     let rule = "deploy/kubernetes/components/monitoring/prometheusrule.yaml";
     let before = read(rule);
     let indented: Vec<String> = alerts

@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::series::{KINDS, odd, pipelined};
-use super::support::{Client, Folder, Gateway, KEY, PATIENCE, Proto, Reply, eventually};
+use super::support::{Client, Folder, Gateway, KEY, PATIENCE, Proto, Reply, Setup, eventually};
 
 /// A process of ours; dropping it ends it.
 pub(super) struct Part(pub(super) Child);
@@ -149,9 +149,14 @@ impl Drop for Browser {
 
 /// The built-in backend behind a gateway whose base endpoint has the port it listens on.
 pub(super) async fn reachable_gateway() -> (Gateway, String) {
+    reachable(Gateway::with_visitors()).await
+}
+
+/// The same of any gateway.
+pub(super) async fn reachable(setup: Setup) -> (Gateway, String) {
     let port = free_port();
     let base = format!("https://localhost:{port}/cobrowsing");
-    let gateway = Gateway::with_visitors()
+    let gateway = setup
         .toml(&format!("public.listen = '127.0.0.1:{port}'"))
         .base_endpoint(&base)
         .start()
