@@ -66,3 +66,74 @@ fn wait<T>(cx: &mut Context<'_>) -> Poll<T> {
     }
     Poll::Pending
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::future::poll_fn;
+    use std::rc::Rc;
+
+    use super::*;
+
+    fn work(time: Duration) {
+        let begun = Instant::now();
+        while begun.elapsed() < time {
+            std::hint::spin_loop();
+        }
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn many_tasks_of_one_connection_do_not_go_before_what_comes_after_them() {
+        let turns: Rc<Turns> = Rc::default();
+        let done: Rc<RefCell<Vec<u32>>> = Rc::default();
+        let mut tasks = Vec::new();
+        for n in 0..50 {
+            let (turns, done) = (Rc::clone(&turns), Rc::clone(&done));
+            tasks.push(tokio::task::spawn_local(async move {
+                let mut waiting = Waiting::default();
+                let each = |_: &mut Context<'_>| {
+                    work(SLICE / 2);
+                    Poll::Ready(())
+                };
+                poll_fn(|cx| turns.poll(&mut waiting, cx, each)).await;
+                done.borrow_mut().push(n);
+            }));
+        }
+        let seen = Rc::clone(&done);
+        let other = tokio::task::spawn_local(async move { seen.borrow().len() });
+        // 0.2 ms take two or three of them.
+        assert!((1..=3).contains(&other.await.unwrap()));
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let mut done = done.take();
+        done.sort_unstable();
+        assert_eq!(done, (0..50).collect::<Vec<_>>(), "each had its turn");
+    }
+
+    #[tokio::test]
+    async fn one_poll_that_takes_too_long_goes_on_in_the_next_round() {
+        let turns = Turns::default();
+        let (mut waiting, mut polls, mut pieces) = (Waiting::default(), 0, 0);
+        poll_fn(|cx| {
+            turns.poll(&mut waiting, cx, |cx| {
+                polls += 1;
+                while pieces < 10 {
+                    std::task::ready!(turns.poll_enough(cx));
+                    work(SLICE / 2);
+                    pieces += 1;
+                }
+                Poll::Ready(())
+            })
+        })
+        .await;
+        assert_eq!(pieces, 10);
+        assert!(polls > 3, "{polls}");
+        // Outside of a poll nothing is held back.
+        assert!(
+            poll_fn(|cx| Poll::Ready(turns.poll_enough(cx)))
+                .await
+                .is_ready()
+        );
+    }
+}

@@ -373,7 +373,8 @@ fn make_room_for_files(connections: usize) -> std::io::Result<()> {
     let most = limit
         .maximum
         .map_or(i32::MAX, |most| i32::try_from(most).unwrap_or(i32::MAX));
-    let needed = i32::try_from(2 * connections + 64).unwrap_or(i32::MAX);
+    let needed = connections.saturating_mul(2).saturating_add(64);
+    let needed = i32::try_from(needed).unwrap_or(i32::MAX);
     // A number as high as that, taken and given back. Where it cannot be had, the table grows later.
     drop(rustix::io::fcntl_dupfd_cloexec(
         std::io::stdin(),

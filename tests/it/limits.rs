@@ -400,6 +400,32 @@ async fn only_tls_1_3_is_spoken_where_that_is_asked_for() {
     assert_eq!(client.get("/cobrowsing/x").await.status, 200);
 }
 
+/// The table of files grows while a process runs by stopping all of it.
+#[tokio::test]
+async fn there_is_room_for_the_files_of_all_connections_from_the_start() {
+    let backend = Backend::well();
+    for connections in [100_u64, 3000] {
+        let setup = format!("limits.connections = {connections}");
+        let gateway = Gateway::before(&backend).toml(&setup).start().await;
+        let told = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", gateway.pid()));
+        let number = |text: &str, line: &str, nth| -> u64 {
+            let line = text.lines().find(|l| l.starts_with(line)).unwrap();
+            line.split_whitespace().nth(nth).unwrap().parse().unwrap()
+        };
+        let slots = number(&told("status").unwrap(), "FDSize:", 1);
+        let allowed = number(&told("limits").unwrap(), "Max open files", 4);
+        assert!(slots >= (2 * connections).min(allowed), "{slots} slots");
+    }
+    // Nothing overflows that is too large to be true.
+    let check = format!("limits.connections = {}", i64::MAX);
+    let gateway = Gateway::before(&backend).toml(&check).start().await;
+    let reply = Client::connect(&gateway, Proto::H1)
+        .await
+        .get("/cobrowsing/x")
+        .await;
+    assert_eq!(reply.status, 200);
+}
+
 #[tokio::test]
 async fn who_has_no_files_left_goes_on_accepting_when_there_are_some() {
     use rustix::process::{Pid, Resource, Rlimit, prlimit};

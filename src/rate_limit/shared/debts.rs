@@ -51,6 +51,10 @@ impl Debts {
         if let Some(debt) = debts.get_mut(bucket) {
             debt.turn(now);
             debt.missing = debt.missing.saturating_add(missing);
+            // A reload may have changed the policy meanwhile.
+            if debt.quota != *quota {
+                debt.quota = quota.clone();
+            }
         } else if debts.len() < MOST {
             let debt = Debt {
                 quota: quota.clone(),
@@ -107,6 +111,11 @@ mod tests {
         debts.note("b", &quota, 4, now);
         debts.settled(&all, now);
         assert_eq!(debts.all(now)[0].2, 4);
+        // The policy was changed.
+        let larger = Quota::new(Duration::from_secs(1), 20);
+        debts.note("b", &larger, 1, now);
+        let (_, quota, missing) = debts.all(now).remove(0);
+        assert!(quota == larger && missing == 5);
     }
 
     #[test]
