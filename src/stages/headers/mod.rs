@@ -5,15 +5,20 @@
 //! the client's address and its id. Managed headers are left out of what the client sent and then
 //! written, so that no `Connection` line can name them away.
 
+mod client;
+mod kind;
 #[cfg(test)]
 mod tests;
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 
 use bytes::BytesMut;
-use http::header::{COOKIE, HeaderName};
+use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue, Method};
+
+pub use client::client_behind;
+use client::{MOST_HOPS, hops};
+use kind::{Kind, is_named, kind, named_by_connection};
 
 /// Ready-made lines for one of our hosts.
 #[derive(Clone, Debug)]
@@ -208,168 +213,9 @@ impl Outgoing<'_> {
     }
 }
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-
 fn line(out: &mut BytesMut, name: &str, value: &[u8]) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
-}
-
-enum Kind {
-    EndToEnd,
-    HopByHop,
-    /// Written by us alone, whoever the peer is.
-    Written,
-    /// About the way the request came: only a trusted peer's is believed.
-    Forwarding,
-    AcceptEncoding,
-    Cookie,
-    TraceParent,
-    TraceState,
-    Authorization,
-    ApiKey,
-}
-
-fn kind(name: &str) -> Kind {
-    match name {
-        "connection"
-        | "keep-alive"
-        | "proxy-connection"
-        | "proxy-authorization"
-        | "te"
-        | "trailer"
-        | "transfer-encoding"
-        | "upgrade"
-        | "http2-settings"
-        | "expect" => Kind::HopByHop,
-        "host" | "content-length" | "x-request-id" | "x-forwarded-for" | "x-forwarded-prefix" => {
-            Kind::Written
-        }
-        "accept-encoding" => Kind::AcceptEncoding,
-        "cookie" => Kind::Cookie,
-        "traceparent" => Kind::TraceParent,
-        "tracestate" => Kind::TraceState,
-        "authorization" => Kind::Authorization,
-        "x-api-key" => Kind::ApiKey,
-        // `Proxy` becomes HTTP_PROXY in CGI-like backends, whoever sent it.
-        "proxy" => Kind::HopByHop,
-        "forwarded"
-        | "via"
-        | "x-real-ip"
-        | "x-client-ip"
-        | "true-client-ip"
-        | "x-original-url"
-        | "x-original-uri"
-        | "x-rewrite-url"
-        | "x-http-method-override"
-        | "x-http-method"
-        | "x-method-override" => Kind::Forwarding,
-        name if name.starts_with("x-forwarded-") || name.starts_with("x-envoy-") => {
-            Kind::Forwarding
-        }
-        // Backends that fold `_`, `.` and the like to `-` would see two of a name that must be one.
-        name if name.bytes().any(is_folded) => {
-            let folded = name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-            match kind(&folded) {
-                Kind::EndToEnd if !is_credential(&folded) => Kind::EndToEnd,
-                _ => Kind::HopByHop,
-            }
-        }
-        _ => Kind::EndToEnd,
-    }
-}
-
-fn is_folded(byte: u8) -> bool {
-    !byte.is_ascii_alphanumeric() && byte != b'-'
-}
-
-fn is_credential(folded: &str) -> bool {
-    matches!(
-        folded.trim_matches('-'),
-        "authorization" | "x-authorization" | "http-authorization" | "x-api-key"
-    )
-}
-
-fn is_named(named: &[&str], name: &HeaderName) -> bool {
-    named.iter().any(|n| name.as_str().eq_ignore_ascii_case(n))
-}
-
-/// What `Connection` lines name beside their own options. End-to-end headers that decide who the
-/// caller is cannot be named away.
-fn named_by_connection(headers: &HeaderMap) -> Vec<&str> {
-    let mut named = Vec::new();
-    for value in headers.get_all(http::header::CONNECTION) {
-        for token in value.to_str().unwrap_or_default().split(',').map(str::trim) {
-            let option = ["", "close", "keep-alive", "upgrade"]
-                .iter()
-                .any(|o| token.eq_ignore_ascii_case(o));
-            let kept = ["authorization", "cookie"]
-                .iter()
-                .any(|k| token.eq_ignore_ascii_case(k));
-            if !option && !kept {
-                named.push(token);
-            }
-        }
-    }
-    named
-}
-
-/// The client's address: from the right of `X-Forwarded-For` past the trusted proxies, when the
-/// peer itself is one. `None`: the peer is the client.
-pub fn client_behind(headers: &HeaderMap, trusted: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
-    let mut client = None;
-    for (_, address) in hops(headers) {
-        client = Some(address);
-        if !trusted(address) {
-            break;
-        }
-    }
-    client
-}
-
-/// Hops of `X-Forwarded-For` that are passed on and walked past.
-const MOST_HOPS: usize = 32;
-
-/// The hops of `X-Forwarded-For` as they are written, and their addresses, from the one nearest to
-/// us. What is no address ends them: who wrote it did not know its client, so that nobody vouches
-/// for what stands beyond. If only the hop itself were left out, the next one, which anybody may
-/// have sent, would be taken for the client.
-fn hops(headers: &HeaderMap) -> impl Iterator<Item = (&str, IpAddr)> {
-    headers
-        .get_all(X_FORWARDED_FOR)
-        .iter()
-        .rev()
-        .flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','))
-        .map(<[u8]>::trim_ascii)
-        // Empty elements of a list mean nothing (RFC 9110 section 5.6.1).
-        .filter(|hop| !hop.is_empty())
-        .map_while(|hop| {
-            let hop = str::from_utf8(hop).ok()?;
-            Some((hop, address(hop)?))
-        })
-        .take(MOST_HOPS)
-}
-
-/// The address of a hop: `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]` or
-/// `[2001:db8::1]:80`. One with a zone means something on one host alone, and is none.
-fn address(hop: &str) -> Option<IpAddr> {
-    let (host, port) = match hop.strip_prefix('[') {
-        Some(bracketed) => {
-            let (inside, after) = bracketed.split_once(']')?;
-            (IpAddr::V6(inside.parse().ok()?), after)
-        }
-        None => match hop.parse() {
-            Ok(address) => (address, ""),
-            Err(_) => {
-                let colon = hop.find(':')?;
-                (IpAddr::V4(hop[..colon].parse().ok()?), &hop[colon..])
-            }
-        },
-    };
-    let number =
-        |port: &str| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
-    let whole = port.is_empty() || port.strip_prefix(':').is_some_and(number);
-    whole.then(|| host.to_canonical())
 }

@@ -1,3 +1,7 @@
+use std::net::IpAddr;
+
+use http::HeaderName;
+
 use super::*;
 
 fn written(
@@ -200,7 +204,12 @@ fn passed_on(lines: &[&str]) -> (String, Option<String>) {
         .trim_end_matches(", ");
     let map: HeaderMap = lines
         .iter()
-        .map(|v| (X_FORWARDED_FOR, HeaderValue::from_str(v).unwrap()))
+        .map(|v| {
+            (
+                HeaderName::from_static("x-forwarded-for"),
+                HeaderValue::from_str(v).unwrap(),
+            )
+        })
         .collect();
     let trusted = |a: IpAddr| a.to_string().starts_with("10.");
     let client = client_behind(&map, trusted).map(|a| a.to_string());
