@@ -1,3 +1,5 @@
+use http::header::SET_COOKIE;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
 
 use super::*;
