@@ -12,24 +12,21 @@
 //!
 //! Until answers have become slower there is no limit but the configured one.
 
+mod estimate;
 #[cfg(test)]
 mod tests;
 
-use super::pace::{HELD_BACK, Pace};
+use estimate::{Slowest, Unloaded};
+
+use super::pace::Pace;
 use crate::names::Route;
 
 /// Times are microseconds.
 const MS: u64 = 1_000;
 const SECOND: u64 = 1_000 * MS;
 
-/// Answers may become slower by this factor ...
-const TOLERANCE: f64 = 2.0;
-/// ... and at least by so much: less than that nobody feels, and every machine has such moments.
-const SLACK: f64 = 25.0 * MS as f64;
 /// How much of a change is made at once. Its effect shows a window late: all of it would swing.
 const SMOOTHING: f64 = 0.5;
-/// Part of a rise in the fastest answers that is taken for the backend's nature, each window.
-const DRIFT: f64 = 1.0 / 64.0;
 /// The least part of the limit that is left at once: in a bad moment a window may have no answers.
 const STEEPEST: f64 = 0.25;
 /// A limit may be so many times what is in flight because of it, where one client or kind has it all.
@@ -83,8 +80,7 @@ pub(super) struct Turn {
 /// The state of the search.
 pub(super) struct Adaptive {
     limit: f64,
-    /// The fastest answer of each route without load, as far as known.
-    unloaded: [Option<f64>; Route::ALL.len()],
+    unloaded: Unloaded,
     look: Look,
     /// Most in flight while looking, and how long each part of it may take.
     held: f64,
@@ -112,7 +108,7 @@ impl Default for Adaptive {
     fn default() -> Self {
         Self {
             limit: f64::INFINITY,
-            unloaded: [None; Route::ALL.len()],
+            unloaded: Unloaded::default(),
             look: Look::None,
             held: 1.0,
             longest: LOOK_LONGEST,
@@ -146,14 +142,14 @@ impl Adaptive {
             }
             Look::Looking(since) => {
                 let over = now - since > self.longest;
-                if !self.look_up(window, over) && !over {
+                if !self.unloaded.look_up(&window.paces, over) && !over {
                     return self.hold(now, false);
                 }
                 self.look = Look::From(now + LOOK_EVERY.max((now - since) * LOOK_SELDOM));
                 self.go_on(now, 0.0, true)
             }
             Look::None | Look::From(_) => {
-                let (slowest, unloaded) = self.compare(window, rate);
+                let slowest = self.compare(window, rate);
                 let limited = self.limit < window.most.into();
                 let at_rest = f64::from(window.peak) <= self.limit;
                 self.look = match self.look {
@@ -165,15 +161,15 @@ impl Adaptive {
                     && now >= time
                     && window.refused
                     && at_rest
-                    && slowest > 0.0
+                    && let Some(Slowest { took, unloaded }) = slowest
                 {
                     self.look = Look::Emptying(now);
-                    let part = HOLD_BACK.min(IDLE_HANDS * unloaded / slowest);
+                    let part = HOLD_BACK.min(IDLE_HANDS * unloaded / took);
                     self.held = (self.limit * part).ceil();
-                    self.longest = LOOK_LONGEST.max((slowest * LOOK_ANSWERS) as u64);
+                    self.longest = LOOK_LONGEST.max((took * LOOK_ANSWERS) as u64);
                     return self.hold(now, true);
                 }
-                self.go_on(now, slowest, false)
+                self.go_on(now, slowest.map_or(0.0, |slowest| slowest.took), false)
             }
         }
     }
@@ -196,81 +192,28 @@ impl Adaptive {
         }
     }
 
-    /// How fast the backend is without load, from few answers, too, where the look is `over`;
-    /// `false`: not enough was seen.
-    fn look_up(&mut self, window: &Window, over: bool) -> bool {
-        let mut done = false;
-        for (unloaded, pace) in self.unloaded.iter_mut().zip(window.paces) {
-            let fastest = match pace {
-                Pace::Fastest(fastest) => fastest,
-                Pace::Few(fastest) if over => fastest,
-                Pace::HeldBack => HELD_BACK,
-                Pace::Few(_) | Pace::Unknown | Pace::AllGaveUp(_) => continue,
-            };
-            *unloaded = Some(fastest.into());
-            done = true;
-        }
-        done
-    }
-
-    /// Moves the limit by the route that has become slowest; `rate`: answers in a microsecond. How
-    /// long that route's fastest answer took, and takes without load; 0 when there were not enough
-    /// of any.
-    fn compare(&mut self, window: &Window, rate: f64) -> (f64, f64) {
-        let (mut gradient, mut slowest) = (f64::INFINITY, (0.0, 0.0));
-        let mut held_back = false;
-        for (unloaded, pace) in self.unloaded.iter_mut().zip(window.paces) {
-            let (took, known) = match pace {
-                Pace::Unknown | Pace::Few(_) => continue,
-                Pace::HeldBack => {
-                    // Who leaves earlier than that is impatient: it is no sign of load.
-                    unloaded.get_or_insert(HELD_BACK.into());
-                    held_back = true;
-                    continue;
-                }
-                Pace::Fastest(fastest) => {
-                    let fastest = f64::from(fastest);
-                    let known = unloaded.get_or_insert(fastest);
-                    *known = known.min(fastest);
-                    if fastest <= target(*known) {
-                        *known += (fastest - *known) * DRIFT;
-                    }
-                    (fastest, *known)
-                }
-                Pace::AllGaveUp(longest) => {
-                    let longest = f64::from(longest);
-                    // Of a backend that was never seen otherwise: it is overloaded by far.
-                    let known = unloaded.unwrap_or(longest * STEEPEST);
-                    // Who leaves at once tells nothing.
-                    if longest <= target(known) {
-                        continue;
-                    }
-                    (longest, known)
-                }
-            };
-            if target(known) / took < gradient {
-                gradient = target(known) / took;
-                slowest = (took, known);
-            }
-        }
+    /// Moves the limit by the route that has become slowest, and gives it; `rate`: answers in a
+    /// microsecond.
+    fn compare(&mut self, window: &Window, rate: f64) -> Option<Slowest> {
+        let (slowest, held_back) = self.unloaded.compare(&window.paces);
         let peak = f64::from(window.peak.max(1));
-        if slowest.0 == 0.0 {
+        let Some(slowest) = slowest else {
             // Nothing speaks for the limit any more, and it is not an old queue that is answered.
             if held_back && peak <= self.limit {
                 self.limit = (self.limit * 2.0).min(window.most.into());
             }
-            return slowest;
-        }
+            return None;
+        };
         // If so few are slow, it is not for their number.
         let few = window.peak <= window.least && !window.refused;
-        if gradient < 1.0 && !few {
+        if slowest.is_slow() && !few {
             // A limit that nobody reached is not what kept it so low.
             let (before, filled) = if window.refused {
                 (self.limit, (self.limit / peak).clamp(1.0, UNFILLED))
             } else {
                 (self.limit.min(peak), 1.0)
             };
-            let enough = rate * target(slowest.1) * filled;
+            let enough = rate * slowest.target() * filled;
             let new = (enough + enough.sqrt()).clamp(before * STEEPEST, before);
             self.limit = if window.refused && new > before / 2.0 {
                 before + (new - before) * SMOOTHING
@@ -282,7 +225,7 @@ impl Adaptive {
         }
         let most = f64::from(window.most);
         self.limit = self.limit.clamp(f64::from(window.least).min(most), most);
-        slowest
+        Some(slowest)
     }
 
     /// Says when refusing begins and when it is over.
@@ -302,9 +245,4 @@ impl Adaptive {
             tracing::info!("no request was refused for overload for ten seconds");
         }
     }
-}
-
-/// How long the fastest answers may take where they take so long without load.
-fn target(unloaded: f64) -> f64 {
-    (unloaded * TOLERANCE).max(unloaded + SLACK)
 }

@@ -1,4 +1,6 @@
+use super::estimate::SLACK;
 use super::*;
+use crate::upstream::pace::HELD_BACK;
 
 /// A backend that works on `hands` requests at a time, each `service` long, in turn.
 struct Model {
