@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::describe::{self, LIVE};
-use super::secret::{self, Secret};
-use super::units::{Bytes, OrOff};
+use crate::config::describe::{self, LIVE};
+use crate::config::secret::{self, Secret};
+use crate::config::units::{Bytes, OrOff};
 
 /// `[api]`: the REST API and its keys.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::describe::{self, LIVE, RESTART};
-use super::secret::{self, Secret};
-use super::units::{OrOff, Ratio, Span};
+use crate::config::describe::{self, LIVE, RESTART};
+use crate::config::secret::{self, Secret};
+use crate::config::units::{OrOff, Ratio, Span};
 
 /// `[trace]`: requests that are followed through gateway and backend, told to a receiver of OTLP.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
