@@ -24,5 +24,5 @@ pub use passage::{Compat, Rewrite, Websocket};
 pub use public::Public;
 pub use rate_limit::{LimitStore, Match, Per, Policy, RateLimit};
 pub use tls::{AdditionalCertificate, Tls, TlsVersion};
-pub use trace::{Believe, Trace};
+pub use trace::{Believe, Packing, Trace};
 pub use upstream::Upstream;
