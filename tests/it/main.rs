@@ -49,6 +49,7 @@ mod policies;
 mod prometheus;
 mod proxy_protocol;
 mod real_parts;
+mod receivers;
 mod reload;
 mod rewrite;
 mod rotation;
