@@ -9,6 +9,7 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::config::{Api, ConfigError, ForwardAuthorization, RestKey, Secret, units::OrOff};
 use crate::stages::auth::{Digest, Forward, Keys, sendable};
@@ -24,6 +25,8 @@ pub(super) struct Read {
     pub(super) keys: Keys,
     /// What was noticed that is no error, for the log.
     pub(super) notes: Vec<String>,
+    /// When keys of these are to be used no more, Unix time.
+    pub(super) retire: Vec<(Arc<str>, i64)>,
     /// Whether every file that is named could be read.
     pub(super) whole: bool,
 }
@@ -53,11 +56,37 @@ pub(super) fn read(api: &Api) -> Result<Read, ConfigError> {
         found.keys.clear();
         Forward::Strip
     });
+    let retire = retire(api, &mut found);
     Ok(Read {
         keys: Keys::new(found.keys(), &api.accept, forward),
         notes: found.notes,
+        retire,
         whole: !found.unread,
     })
+}
+
+/// Those of `api.retire` that are keys. A name that is none is told and no error: the last step of
+/// retiring a key is to take it out of the keys file.
+fn retire(api: &Api, found: &mut Found) -> Vec<(Arc<str>, i64)> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.map_or(0, |since| since.as_secs() as i64);
+    let mut retire = Vec::new();
+    for (name, day) in &api.retire {
+        match found.keys.iter().find(|key| *key.name == **name) {
+            // Who cannot read the file does not know.
+            None if found.unread => {}
+            None => found.notes.push(format!(
+                "api.retire names {name:?}, and no key has that name"
+            )),
+            Some(key) => {
+                if day.begins() <= now {
+                    found.notes.push(format!("the key {name:?} is accepted, although api.retire has it retired from {day} on: remove it when nobody uses it"));
+                }
+                retire.push((Arc::clone(&key.name), day.begins()));
+            }
+        }
+    }
+    retire
 }
 
 /// `None`: the backend's key cannot be read.
@@ -267,7 +296,9 @@ mod tests {
         assert!(notes.is_empty(), "{notes:?}");
         for nothing in ["", "\n", "# x: y\n\n", "\u{feff}"] {
             let file = File::with(nothing.as_bytes());
-            let Read { keys, notes, whole } = read(&file.api()).unwrap();
+            let Read {
+                keys, notes, whole, ..
+            } = read(&file.api()).unwrap();
             assert!(keys.is_empty() && whole);
             assert!(
                 notes.len() == 1 && notes[0].ends_with("holds no key"),

@@ -51,6 +51,7 @@ mod proxy_protocol;
 mod real_parts;
 mod receivers;
 mod reload;
+mod retired_keys;
 mod rewrite;
 mod rotation;
 mod series;

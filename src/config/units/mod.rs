@@ -2,6 +2,7 @@
 //!
 //! Bare numbers are refused: a reader should never have to guess a unit.
 
+mod day;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +13,8 @@ use std::time::Duration;
 
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
+
+pub use day::Day;
 
 /// A span of time: a whole number and one of `ms`, `s`, `m`, `h`, `d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,7 +263,7 @@ macro_rules! from_text {
     )+};
 }
 
-from_text!(Span, Bytes, Rate);
+from_text!(Bytes, Day, Rate, Span);
 
 impl<T: FromText> FromText for OrOff<T> {
     const ALLOWED: &'static str = T::ALLOWED;

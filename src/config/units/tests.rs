@@ -56,3 +56,25 @@ fn spans_and_sizes_are_shown_in_their_largest_whole_unit() {
         assert_eq!(Bytes::parse(text).unwrap().to_string(), text);
     }
 }
+
+#[test]
+fn a_day_is_written_as_year_month_and_day() {
+    for (text, begins) in [("1970-01-01", 0), ("2026-12-31", 1_798_675_200)] {
+        let day = Day::parse(text).unwrap();
+        assert_eq!((day.begins(), day.to_string().as_str()), (begins, text));
+    }
+    for bad in [
+        "",
+        "2026-12",
+        "2026-2-3",
+        "2026-02-30",
+        "2026-13-01",
+        "2026-W53-1",
+        "31.12.2026",
+        "+026-12-31",
+        "2026-12-31T00:00:00Z",
+        "2026-12-31-1",
+    ] {
+        assert_eq!(Day::parse(bad), None, "{bad:?}");
+    }
+}
