@@ -181,6 +181,7 @@ fn doctor_has_a_hint_for_what_a_receiver_answers() {
             "404 Not Found",
             "it answered 404: it takes no traces at /v1/traces: set trace.endpoint",
         ),
+        ("501 X", "it takes no traces at /v1/traces: "),
         (
             "405 X",
             "it answered 405: it takes no traces at /v1/traces: ",

@@ -76,7 +76,7 @@ fn refusal(config: &Config, settings: &Settings, status: StatusCode) -> String {
             "redirections are not followed: set trace.endpoint to where it leads".into()
         }
         401 | 403 => "it wants to know who we are: put its key into trace.headers or trace.headers_file".into(),
-        404 | 405 => format!("it takes no traces at {}: set trace.endpoint to its URL without /v1/traces, or with what stands before that at this receiver", settings.path),
+        404 | 405 | 501 => format!("it takes no traces at {}: set trace.endpoint to its URL without /v1/traces, or with what stands before that at this receiver", settings.path),
         400 | 415 if packed => "it does not understand what it is sent: try trace.compression = \"none\"; it must take OTLP as protobuf".into(),
         400 | 415 => "it does not understand what it is sent: it must take OTLP as protobuf".into(),
         429 | 502 | 503 | 504 => "it is overloaded, or what it sends to does not answer: look at the receiver".into(),
