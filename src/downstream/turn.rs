@@ -12,8 +12,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// One turn: some twenty requests, or a few of the most expensive kind.
-const SLICE: Duration = Duration::from_micros(200);
+/// One turn: some thirty requests, or a few of the most expensive kind.
+const SLICE: Duration = Duration::from_micros(400);
 
 /// The connections of a worker that want more than their slice, in the order of their next turns.
 #[derive(Clone, Default)]
