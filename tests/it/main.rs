@@ -50,6 +50,7 @@ mod prometheus;
 mod proxy_protocol;
 mod real_parts;
 mod reload;
+mod reload_at_once;
 mod rewrite;
 mod rotation;
 mod series;
