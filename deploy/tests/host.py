@@ -74,7 +74,7 @@ class Host:
         (self.root / "etc/hosts").write_text(f"127.0.0.1 localhost\n127.0.0.1 {HOST}\n")
         self.hierarchy, self.group = WORK / "cgroup", f"cobrowse-host-{os.getpid()}"
         self.hierarchy.mkdir()
-        command = ["unshare", "--mount", "bash", "-c", ENTER, "enter", str(self.root), str(self.hierarchy), self.group, BEGIN]
+        command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "bash", "-c", ENTER, "enter", str(self.root), str(self.hierarchy), self.group, BEGIN]
         self.log = (WORK / "systemd.log").open("w")
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
         self.pid = until("a first process", 20, self.first)
@@ -119,6 +119,12 @@ class Host:
         lines = self("journalctl", "-u", SERVICE, "-o", "cat", "--no-pager").stdout.splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 
+    def tell_why(self, kind, *_):
+        """What systemd and the gateway said before a failure."""
+        if kind:
+            said = self("journalctl", "-u", SERVICE, "-o", "short-precise", "--no-pager", check=False).stdout
+            print("".join(f"            {line}\n" for line in said.splitlines() if '"access"' not in line))
+
     def remove(self):
         # Process 1 dies with its parent, and all others with it.
         self.process.kill()
@@ -155,7 +161,7 @@ def newer(package):
     # Another inode and other bytes: it is another binary that is started.
     with (folder / "usr/bin/cobrowse-gateway").open("ab") as binary:
         binary.write(b"next")
-    run("dpkg-deb", "--build", "--root-owner-group", str(folder), str(made))
+    run("dpkg-deb", "-Zgzip", "-z1", "--build", "--root-owner-group", str(folder), str(made))
     return made
 
 
@@ -206,6 +212,7 @@ def main(package, root):
         left.callback(shutil.rmtree, WORK, ignore_errors=True)
         host = Host(root)
         left.callback(host.remove)
+        left.push(host.tell_why)
         host.root_now = pathlib.Path(f"/proc/{host.pid}/root")
         tell(f"{host('systemctl', '--version').stdout.splitlines()[0]} is process 1: {host('systemctl', 'is-system-running', check=False).stdout.strip()}")
 
@@ -286,6 +293,8 @@ def main(package, root):
         expect(host.main() != after, "it was not restarted")
         took = time.monotonic() - begun
         held_on("restart")
+        drained = next(line for line in reversed(host.journal()) if line.get("message") == "drained")
+        expect(drained["cut"] == 0 and host.property("NRestarts") == "0", f"no clean end: {drained}")
         tell(f"restarted in {took:.1f} s: {len(clients.closes) - closed} WebSockets closed with {sorted(set(clients.closes[closed:]))}, {len(clients.failures)} failures")
 
         clients.stop()
