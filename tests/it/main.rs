@@ -40,6 +40,7 @@ mod last_call;
 mod limits;
 mod live_page;
 mod log_lines;
+mod monitoring;
 mod operators;
 mod overload;
 mod panels;

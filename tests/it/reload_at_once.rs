@@ -16,7 +16,9 @@ async fn sighup_ends_the_wait_for_more_changes() {
     // The watch may tell of a change before or after the signal comes: in more than one round it has.
     for round in 1..=5 {
         let key = format!("K{round}");
-        let keyed = setup.clone().toml(&format!("api.keys = {{ it = '{key}' }}"));
+        let keyed = setup
+            .clone()
+            .toml(&format!("api.keys = {{ it = '{key}' }}"));
         gateway.folder.write("gateway.toml", keyed.file());
         gateway.signal(Signal::HUP);
         until("the reload that was asked for", || {
