@@ -220,6 +220,9 @@ def main(package, root):
         shutil.copy(package, host.root_now / "root/gateway.deb")
         host("dpkg", "--install", "/root/gateway.deb")
         expect(host("systemctl", "is-active", SERVICE, check=False).stdout.strip() == "inactive", "the installation starts it")
+        # What Prometheus and Grafana are led to is of this very version.
+        for command, file in [("alerts", "prometheus/cobrowse-gateway.rules.yaml"), ("dashboards", "grafana/cobrowse-gateway.json")]:
+            host.shell(f"cobrowse-gateway {command} | cmp - /usr/share/cobrowse-gateway/{file}")
         host("systemd-run", "--unit", "service", "--setenv", f"REST_KEY={KEY}", "/usr/bin/cobrowse-gateway", "visitor", "--listen", "127.0.0.1:5002", "--base-endpoint", f"https://{HOST}{BASE}")
         file = host.root_now / "etc/cobrowse-gateway/gateway.toml"
         # Restarts wait for WebSockets no longer than this.
