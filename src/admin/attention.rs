@@ -172,6 +172,21 @@ pub(super) fn notes(view: &View<'_>) -> Vec<Note> {
             ),
         );
     }
+    for (name, begins) in &view.snapshot.retire {
+        let used = minute.total("gateway_key_last_used_timestamp_seconds", |s| {
+            s.label("key_id") == &**name
+        });
+        if used > *begins as f64 && view.now - used < DAY {
+            note(
+                Level::Warn,
+                &format!("The key {name} is used after its day"),
+                format!(
+                    "Last {}; the log says by whom. It is accepted until it is removed.",
+                    view.ago(used)
+                ),
+            );
+        }
+    }
     let dropped = minute.recent("gateway_log_lines_dropped_total", |_| true);
     if dropped > 0.0 {
         note(

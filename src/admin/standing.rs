@@ -7,7 +7,10 @@ use super::words::{NOTHING, bytes, count, day_and_time, escaped, latency, percen
 
 /// Who uses the API.
 pub(super) fn keys(view: &View<'_>) -> String {
-    let mut table = Table::new(&["Key", "/s", "since start", "last used"]);
+    let mut heads = vec!["Key", "/s", "since start", "last used"];
+    let have_days = !view.snapshot.retire.is_empty();
+    heads.extend(have_days.then_some("~until"));
+    let mut table = Table::new(&heads);
     for key in view
         .minute
         .now
@@ -15,18 +18,17 @@ pub(super) fn keys(view: &View<'_>) -> String {
     {
         let id = key.label("key_id");
         let of = |s: &Series<'_>| s.label("key_id") == id && s.label("result") == "ok";
-        table.row(
-            id,
-            &[
-                cell(&rate(view.moment.rate("gateway_auth_total", of))),
-                cell(&count(view.minute.total("gateway_auth_total", of))),
-                cell(&if key.value > 0.0 {
-                    view.ago(key.value)
-                } else {
-                    "not yet".into()
-                }),
-            ],
-        );
+        let mut cells = vec![
+            cell(&rate(view.moment.rate("gateway_auth_total", of))),
+            cell(&count(view.minute.total("gateway_auth_total", of))),
+            cell(&if key.value > 0.0 {
+                view.ago(key.value)
+            } else {
+                "not yet".into()
+            }),
+        ];
+        cells.extend(have_days.then(|| until(view, id, key.value)));
+        table.row(id, &cells);
     }
     for (result, words) in [
         ("invalid", "no key, or a wrong one"),
@@ -36,20 +38,37 @@ pub(super) fn keys(view: &View<'_>) -> String {
         let of = |s: &Series<'_>| s.label("result") == result;
         let total = view.minute.total("gateway_auth_total", of);
         if total > 0.0 {
-            table.row(
-                words,
-                &[
-                    cell(&rate(view.moment.rate("gateway_auth_total", of))),
-                    cell(&count(total)),
-                    cell(NOTHING),
-                ],
-            );
+            let mut cells = vec![
+                cell(&rate(view.moment.rate("gateway_auth_total", of))),
+                cell(&count(total)),
+                cell(NOTHING),
+            ];
+            cells.extend(have_days.then(|| wide(NOTHING)));
+            table.row(words, &cells);
         }
     }
     section(
         "Keys",
         "by name",
         &table.or("No key is configured: the API is closed."),
+    )
+}
+
+/// The day from which on a key should not be used.
+fn until(view: &View<'_>, id: &str, last_used: f64) -> String {
+    let mut retire = view.snapshot.retire.iter();
+    let Some((_, begins)) = retire.find(|(name, _)| **name == *id) else {
+        return wide(NOTHING);
+    };
+    let begins = *begins as f64;
+    let class = if last_used > begins {
+        "wide warm"
+    } else {
+        "wide"
+    };
+    format!(
+        "<td class=\"{class}\">{}</td>",
+        escaped(&day_and_time(begins).0)
     )
 }
 

@@ -9,7 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::units::{Bytes, Count, OrOff, Rate, Ratio, Span};
+use super::units::{Bytes, Count, Day, OrOff, Rate, Ratio, Span};
 use super::{Config, Secret, Workers};
 
 /// The keyword that carries [`Applies`] in the schema.
@@ -124,6 +124,7 @@ shape! {
     Span = {"type": "string", "title": "time", "pattern": r"^[0-9]+\s*(ms|s|m|h|d)$"};
     Bytes = {"type": "string", "title": "size", "pattern": r"^[0-9]+\s*(B|KiB|MiB|GiB)$"};
     Rate = {"type": "string", "title": "rate", "pattern": r"^0*[1-9][0-9]*/0*[1-9][0-9]*\s*(ms|s|m|h|d)$"};
+    Day = {"type": "string", "title": "day", "pattern": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"};
     Count = {"type": "integer", "title": "count", "minimum": 1, "maximum": u32::MAX};
     Ratio = {"type": "number", "title": "0 to 1", "minimum": 0, "maximum": 1};
     Workers = {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": 256}]};

@@ -20,6 +20,9 @@ use super::frames::{Frames, calm_down};
 use super::turn::Turns;
 
 const CAPACITY: usize = 16 << 10;
+/// What is read at a time, except of a frame that is larger. The framing library begins all requests of
+/// what it has read before anybody can stop it, and a request may be a dozen bytes.
+const FEW: usize = 1 << 10;
 
 struct Inner<S> {
     stream: S,
@@ -124,12 +127,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for Batched<S> {
         }
         ready!(inner.turns.poll_enough(cx));
         let before = out.filled().len();
-        let read = Pin::new(&mut inner.stream).poll_read(cx, out);
+        let stream = Pin::new(&mut inner.stream);
+        if inner.frames.left() > FEW {
+            ready!(stream.poll_read(cx, out))?;
+        } else {
+            let few = out.initialize_unfilled_to(FEW.min(out.remaining()));
+            let mut few = ReadBuf::new(few);
+            ready!(stream.poll_read(cx, &mut few))?;
+            let n = few.filled().len();
+            out.advance(n);
+        }
         let came = &out.filled()[before..];
         if !came.is_empty() {
             inner.frames.saw(came, Instant::now());
         }
-        read
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -195,12 +207,13 @@ mod tests {
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+    use super::super::turn::Queue;
     use super::*;
 
     #[tokio::test]
     async fn small_writes_wait_for_the_flusher_and_arrive_in_order() {
         let (near, mut far) = tokio::io::duplex(1 << 20);
-        let (mut batched, flusher) = batched(near, 100, Rc::default());
+        let (mut batched, flusher) = batched(near, 100, Turns::new(Queue::default()));
         batched.write_all(b"one ").await.unwrap();
         batched.flush().await.unwrap();
         batched.write_all(b"two").await.unwrap();
@@ -220,7 +233,7 @@ mod tests {
     #[tokio::test]
     async fn a_blocked_flush_blocks_the_writer_and_nothing_is_lost() {
         let (near, mut far) = tokio::io::duplex(8);
-        let (mut batched, flusher) = batched(near, 100, Rc::default());
+        let (mut batched, flusher) = batched(near, 100, Turns::new(Queue::default()));
         batched.write_all(b"0123456789abcdef").await.unwrap();
         assert!(
             poll_fn(|cx| Poll::Ready(flusher.poll_flush(cx)))
@@ -245,7 +258,7 @@ mod tests {
     #[tokio::test]
     async fn large_writes_follow_what_was_held() {
         let (near, mut far) = tokio::io::duplex(1 << 20);
-        let (mut batched, _flusher) = batched(near, 100, Rc::default());
+        let (mut batched, _flusher) = batched(near, 100, Turns::new(Queue::default()));
         batched.write_all(b"first").await.unwrap();
         batched.write_all(&vec![b'x'; CAPACITY + 1]).await.unwrap();
         let mut got = vec![0; 5 + CAPACITY + 1];

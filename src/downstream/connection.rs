@@ -16,6 +16,7 @@ use super::head::Bounds;
 use super::http1::{self, Ended};
 use super::http2;
 use super::limits::Place;
+use super::turn::Queue;
 use super::wire::Wire;
 use crate::peer::Peer;
 use crate::pipeline::{Session, Tunnel, Worker};
@@ -33,6 +34,7 @@ pub(super) fn serve(
     peer: Rc<Peer>,
     limits: &Arc<ConnectionLimits>,
     place: Place,
+    queue: &Queue,
 ) {
     let metrics = &worker.recorder.metrics;
     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
@@ -50,7 +52,14 @@ pub(super) fn serve(
     let drain = worker.drain.clone();
     let session = Rc::new(Session::new(worker, peer));
     if h2 {
-        drain.spawn(http2::serve(stream, session, limits, share, held));
+        drain.spawn(http2::serve(
+            stream,
+            session,
+            limits,
+            share,
+            held,
+            queue.clone(),
+        ));
     } else {
         drain.spawn(serve_h1(stream, session, limits, held));
     }

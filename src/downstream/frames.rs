@@ -90,6 +90,11 @@ impl Frames {
         self.half_head_since
     }
 
+    /// Bytes that are still to come of the frame that is being read.
+    pub fn left(&self) -> usize {
+        self.skip
+    }
+
     /// The newest stream that the client began; 0: none.
     pub fn newest(&self) -> u32 {
         self.newest

@@ -24,7 +24,7 @@ use super::batch::{Flusher, batched};
 use super::clock::{Clock, Late};
 use super::connection::{Held, LAST_CALL};
 use super::limits::{Asked, Share};
-use super::turn::{Turns, Waiting};
+use super::turn::{Queue, Turns, Waiting};
 use crate::body::Inbound;
 use crate::pipeline::{self, AnswerBody, Session};
 use crate::reject::Reject;
@@ -38,8 +38,9 @@ pub(super) fn serve(
     limits: &Arc<ConnectionLimits>,
     share: Share,
     held: Held,
+    queue: Queue,
 ) -> impl Future<Output = ()> + use<> {
-    let turns: Rc<Turns> = Rc::default();
+    let turns = Turns::new(queue);
     let (io, flusher) = batched(stream, limits.h2_control_frames, Rc::clone(&turns));
     let newest: Rc<Cell<Option<Rc<Pace>>>> = Rc::default();
     let streams = Streams {

@@ -14,6 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::limits::{Open, Place};
+use super::turn::Queue;
 use super::{connection, proxy};
 use crate::peer::Peer;
 use crate::pipeline::Worker;
@@ -59,6 +60,7 @@ const AT_ONCE: u32 = 4;
 pub async fn serve(listener: TcpListener, worker: Rc<Worker>, places: Arc<Open>) {
     let mut pause = Duration::ZERO;
     let mut in_a_row = 0;
+    let queue = Queue::default();
     loop {
         if in_a_row == AT_ONCE {
             in_a_row = 0;
@@ -73,7 +75,7 @@ pub async fn serve(listener: TcpListener, worker: Rc<Worker>, places: Arc<Open>)
         match accepted {
             Ok((stream, address)) => {
                 pause = Duration::ZERO;
-                accept(stream, address, &worker, &places);
+                accept(stream, address, &worker, &places, &queue);
             }
             Err(e) if is_about_one_client(&e) => {}
             Err(e) => {
@@ -96,7 +98,13 @@ fn is_about_one_client(e: &io::Error) -> bool {
     )
 }
 
-fn accept(stream: TcpStream, address: SocketAddr, worker: &Rc<Worker>, places: &Arc<Open>) {
+fn accept(
+    stream: TcpStream,
+    address: SocketAddr,
+    worker: &Rc<Worker>,
+    places: &Arc<Open>,
+    queue: &Queue,
+) {
     let metrics = &worker.recorder.metrics;
     let snapshot = worker.snapshot();
     let limits = &snapshot.connection_limits;
@@ -112,7 +120,7 @@ fn accept(stream: TcpStream, address: SocketAddr, worker: &Rc<Worker>, places: &
     if !admit(&mut place, &peer, &snapshot, metrics) {
         return;
     }
-    let owner = Rc::clone(worker);
+    let (owner, queue) = (Rc::clone(worker), queue.clone());
     worker.drain.spawn(async move {
         let limits = Arc::clone(&snapshot.connection_limits);
         let opened = tokio::select! {
@@ -121,7 +129,7 @@ fn accept(stream: TcpStream, address: SocketAddr, worker: &Rc<Worker>, places: &
         };
         // In a task of its own: the state of the handshake is freed with this one.
         if let Some((stream, peer)) = opened {
-            connection::serve(stream, owner, Rc::new(peer), &limits, place);
+            connection::serve(stream, owner, Rc::new(peer), &limits, place, &queue);
         }
     });
 }

@@ -1,4 +1,4 @@
-//! Traces to a receiver of OTLP (HTTP, protobuf, gzip), by a thread of its own. It looks into the
+//! Traces to a receiver of OTLP (HTTP, protobuf), by a thread of its own. It looks into the
 //! queue now and then rather than being woken, so that telling it of a request costs no system call;
 //! nothing that the receiver does or does not do reaches a request.
 
@@ -14,18 +14,18 @@ use std::time::Duration;
 
 use http::uri::Authority;
 use opentelemetry::{InstrumentationScope, KeyValue};
-use opentelemetry_otlp::{
-    Compression, Protocol, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig,
-};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
+use opentelemetry_proto::transform::trace::tonic::group_spans_by_resource_and_scope;
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::trace::SpanExporter as _;
+use prost::Message;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use self::client::Client;
+pub use self::client::{Failure, Taken};
 use crate::config::Secret;
 use crate::telemetry::{Metrics, TraceMetrics, Traced};
 
@@ -51,8 +51,10 @@ pub struct Settings {
     pub path: String,
     /// Whom to trust, and the name it must have; `None`: plain HTTP.
     pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
-    /// Header fields that it wants.
+    /// Header fields that it wants; names and values are such as can be sent.
     pub headers: HashMap<String, Secret>,
+    /// Whether what it is sent is compressed.
+    pub gzip: bool,
     /// What it knows us as.
     pub service_name: String,
     /// Longest time it may take for a batch; not 0.
@@ -83,10 +85,10 @@ impl Sender {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let exporter = exporter(settings).map_err(std::io::Error::other)?;
         let stop = CancellationToken::new();
         let sending = Sending {
-            exporter,
+            client: Client::new(settings.clone()),
+            resource: resource(settings),
             queue,
             metrics: metrics.traces.clone(),
             scope: InstrumentationScope::builder(env!("CARGO_PKG_NAME"))
@@ -110,44 +112,28 @@ impl Sender {
     }
 }
 
-fn exporter(settings: &Settings) -> Result<SpanExporter, opentelemetry_otlp::ExporterBuildError> {
-    let scheme = if settings.tls.is_some() {
-        "https"
-    } else {
-        "http"
-    };
-    let headers = settings.headers.iter();
-    let mut exporter = SpanExporter::builder()
-        .with_http()
-        // All of it, so that no variable of the environment changes what stands in the file.
-        .with_endpoint(format!(
-            "{scheme}://{}{}",
-            settings.authority, settings.path
-        ))
-        .with_protocol(Protocol::HttpBinary)
-        .with_timeout(settings.timeout)
-        .with_compression(Compression::Gzip)
-        .with_headers(
-            headers
-                .map(|(name, value)| (name.clone(), value.reveal().to_owned()))
-                .collect(),
-        )
-        // The library's own blocks the thread.
-        .with_retry_policy(RetryPolicy::disabled())
-        .with_http_client(Client(settings.clone()))
-        .build()?;
-    // Without the library's detectors: they read more of the environment.
+/// What the receiver says to an export without spans: whether it would take any.
+pub async fn try_out(settings: &Settings) -> Result<Taken, Failure> {
+    let export = ExportTraceServiceRequest::default();
+    Client::new(settings.clone())
+        .send(export.encode_to_vec())
+        .await
+}
+
+/// Without the library's detectors: they read more of the environment.
+fn resource(settings: &Settings) -> ResourceAttributesWithSchema {
     let resource = Resource::builder_empty()
         .with_service_name(settings.service_name.clone())
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .build();
-    exporter.set_resource(&resource);
-    Ok(exporter)
+    (&resource).into()
 }
 
 /// What the thread has.
 struct Sending {
-    exporter: SpanExporter,
+    client: Client,
+    /// Who tells all this.
+    resource: ResourceAttributesWithSchema,
     queue: Receiver<Traced>,
     metrics: TraceMetrics,
     scope: InstrumentationScope,
@@ -200,11 +186,11 @@ impl Sending {
         }
     }
 
-    /// Sends a batch, and again when it was not taken.
+    /// Sends a batch, and again when it was not taken and may be.
     async fn send(&mut self, batch: &[Traced]) {
         let mut taken = self.try_send(batch).await;
         for pause in AGAIN {
-            if taken.is_ok() {
+            if taken.as_ref().err().is_none_or(|e| !e.may_pass()) {
                 break;
             }
             tokio::time::sleep(pause).await;
@@ -213,15 +199,18 @@ impl Sending {
         self.note(taken, batch.len());
     }
 
-    async fn try_send(&self, batch: &[Traced]) -> OTelSdkResult {
+    async fn try_send(&mut self, batch: &[Traced]) -> Result<(), Failure> {
         let mut all = Vec::with_capacity(2 * batch.len());
         for traced in batch {
             spans::spans(traced, &self.scope, &mut all);
         }
-        self.exporter.export(all).await
+        let export = ExportTraceServiceRequest {
+            resource_spans: group_spans_by_resource_and_scope(all, &self.resource),
+        };
+        self.client.send(export.encode_to_vec()).await.map(|_| ())
     }
 
-    fn note(&mut self, taken: OTelSdkResult, requests: usize) {
+    fn note(&mut self, taken: Result<(), Failure>, requests: usize) {
         let works = taken.is_ok();
         match taken {
             Ok(()) => self.metrics.exported.inc_by(requests as u64),

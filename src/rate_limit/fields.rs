@@ -25,22 +25,37 @@ pub(super) fn item(name: &str, quota: Quota) -> Box<str> {
 
 /// Gathers the fields policy by policy.
 #[derive(Default)]
-pub(super) struct Builder {
+pub(super) struct Builder<'a> {
+    /// The whole of `RateLimit-Policy`, where it is known beforehand: what is added is what it lists.
+    ready: Option<&'a HeaderValue>,
+    /// How much of it was added.
+    listed: usize,
     policy: BytesMut,
     state: BytesMut,
 }
 
-impl Builder {
+impl<'a> Builder<'a> {
+    /// For policies that are those of `ready`, in its order, or the first of them.
+    pub(super) fn of(ready: Option<&'a HeaderValue>) -> Self {
+        Self {
+            ready,
+            ..Self::default()
+        }
+    }
+
     /// One more policy, of which so many requests are `left`.
     pub(super) fn add(&mut self, item: &str, name: &str, left: u32, until: u32) {
-        if self.policy.is_empty() {
-            self.policy.reserve(ROOM);
+        if self.state.is_empty() {
             self.state.reserve(ROOM);
         } else {
-            self.policy.put_slice(b", ");
-            self.state.put_slice(b", ");
+            self.state.put_slice(BETWEEN);
         }
-        self.policy.put_slice(item.as_bytes());
+        if self.ready.is_some() {
+            let between = if self.listed > 0 { BETWEEN.len() } else { 0 };
+            self.listed += between + item.len();
+        } else {
+            list(&mut self.policy, item);
+        }
         let mut digits = itoa::Buffer::new();
         self.state.put_u8(b'"');
         self.state.put_slice(name.as_bytes());
@@ -52,15 +67,43 @@ impl Builder {
 
     /// `None`: nothing limits.
     pub(super) fn build(self) -> Option<Fields> {
-        if self.policy.is_empty() {
+        if self.state.is_empty() {
             return None;
         }
+        let policy = match self.ready {
+            Some(ready) if ready.len() == self.listed => ready.clone(),
+            Some(ready) => HeaderValue::from_bytes(ready.as_bytes().get(..self.listed)?).ok()?,
+            None => HeaderValue::from_maybe_shared(self.policy.freeze()).ok()?,
+        };
         Some(Fields {
-            policy: HeaderValue::from_maybe_shared(self.policy.freeze()).ok()?,
+            policy,
             state: HeaderValue::from_maybe_shared(self.state.freeze()).ok()?,
         })
     }
 }
+
+/// `RateLimit-Policy` of these items; `None`: there are none.
+pub(super) fn policy<'i>(items: impl Iterator<Item = &'i str>) -> Option<HeaderValue> {
+    let mut text = BytesMut::new();
+    for item in items {
+        list(&mut text, item);
+    }
+    if text.is_empty() {
+        return None;
+    }
+    HeaderValue::from_maybe_shared(text.freeze()).ok()
+}
+
+fn list(text: &mut BytesMut, item: &str) {
+    if text.is_empty() {
+        text.reserve(ROOM);
+    } else {
+        text.put_slice(BETWEEN);
+    }
+    text.put_slice(item.as_bytes());
+}
+
+const BETWEEN: &[u8] = b", ";
 
 /// Enough for the policies that usually hold.
 const ROOM: usize = 96;

@@ -17,6 +17,7 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use governor::Quota;
 use governor::clock::{Clock, DefaultClock};
+use http::HeaderValue;
 
 use crate::config::{Match, Per, Policy};
 use crate::names::Route;
@@ -63,6 +64,43 @@ pub struct Subject {
     pub client: IpAddr,
 }
 
+impl Subject {
+    fn sort(&self) -> Sort {
+        Sort {
+            route: self.route,
+            lookup: self.lookup,
+            opens_socket: self.opens_socket,
+        }
+    }
+}
+
+/// What decides which policies count a request.
+#[derive(Clone, Copy)]
+struct Sort {
+    route: Route,
+    lookup: bool,
+    opens_socket: bool,
+}
+
+impl Sort {
+    /// All there are, each at its [`Sort::index`].
+    fn all() -> impl Iterator<Item = Self> {
+        Route::ALL.into_iter().flat_map(|route| {
+            [(false, false), (false, true), (true, false), (true, true)].map(
+                |(lookup, opens_socket)| Self {
+                    route,
+                    lookup,
+                    opens_socket,
+                },
+            )
+        })
+    }
+
+    fn index(self) -> usize {
+        (self.route.index() * 2 + usize::from(self.lookup)) * 2 + usize::from(self.opens_socket)
+    }
+}
+
 /// The policies in force.
 pub struct RateLimits {
     policies: Box<[Compiled]>,
@@ -74,6 +112,9 @@ pub struct RateLimits {
     failed_auth: Box<[usize]>,
     websocket: Box<[usize]>,
     connection: Box<[usize]>,
+    /// For each [`Sort`] what its answers say of policies, where that is the same for all
+    /// clients.
+    told: Box<[Option<HeaderValue>]>,
     clock: DefaultClock,
     /// Where all replicas count, and how many they are about.
     shared: Option<Arc<Shared>>,
@@ -144,7 +185,7 @@ impl RateLimits {
             let held = all.filter(|(_, policy)| holds(policy.written.matches));
             held.map(|(position, _)| position).collect()
         };
-        Self {
+        let mut limits = Self {
             keys: keys.iter().map(|name| digest_of(name)).collect(),
             routes: Route::ALL.map(|route| those(&|matches| counts_route(matches, route))),
             lookup: those(&|matches| matches == Match::LookupCode),
@@ -152,10 +193,24 @@ impl RateLimits {
             websocket: those(&|matches| matches == Match::Websocket),
             connection: those(&|matches| matches == Match::Connection),
             policies,
+            told: Box::default(),
             clock: DefaultClock::default(),
             shared,
             replicas,
+        };
+        limits.told = Sort::all().map(|sort| limits.told_to_all(sort)).collect();
+        limits
+    }
+
+    /// `RateLimit-Policy` for requests of a sort, if it is the same for all clients.
+    fn told_to_all(&self, sort: Sort) -> Option<HeaderValue> {
+        let policies = || self.counting(sort).map(|at| &self.policies[*at].written);
+        if policies().any(|policy| !policy.except.is_empty()) {
+            return None;
         }
+        let enforced = self.counting(sort).map(|at| &self.policies[*at]);
+        let enforced = enforced.filter(|policy| policy.written.enforce);
+        fields::policy(enforced.map(|policy| &*policy.item))
     }
 
     /// Where all replicas count.
@@ -167,16 +222,18 @@ impl RateLimits {
     /// that is enforced does.
     pub fn check(&self, subject: Subject) -> Result<Option<Fields>, Limited> {
         let key = self.key(subject.key);
-        self.take(self.counting(subject), key, subject.client)
+        let sort = subject.sort();
+        let ready = self.told[sort.index()].as_ref();
+        self.take(self.counting(sort), key, subject.client, ready)
     }
 
     /// Positions of the policies that count a request: for its route, for what it searches, for the
     /// socket it opens.
-    fn counting(&self, subject: Subject) -> impl Iterator<Item = &usize> + Clone {
-        let lookup = subject.lookup.then_some(&self.lookup);
-        let socket = subject.opens_socket.then_some(&self.websocket);
+    fn counting(&self, sort: Sort) -> impl Iterator<Item = &usize> + Clone {
+        let lookup = sort.lookup.then_some(&self.lookup);
+        let socket = sort.opens_socket.then_some(&self.websocket);
         let more = lookup.into_iter().chain(socket).flatten();
-        self.routes[subject.route.index()].iter().chain(more)
+        self.routes[sort.route.index()].iter().chain(more)
     }
 
     fn key(&self, position: usize) -> Option<u64> {
@@ -185,7 +242,8 @@ impl RateLimits {
 
     /// Judges a new WebSocket of a page; one of the API is judged with its request.
     pub fn check_websocket(&self, client: IpAddr) -> Result<(), Limited> {
-        self.take(self.websocket.iter(), None, client).map(drop)
+        self.take(self.websocket.iter(), None, client, None)
+            .map(drop)
     }
 
     /// Judges a new connection; where all replicas count, [`RateLimits::judge_connection`] does.
@@ -193,7 +251,8 @@ impl RateLimits {
         if self.shared.is_some() {
             return Ok(());
         }
-        self.take(self.connection.iter(), None, client).map(drop)
+        self.take(self.connection.iter(), None, client, None)
+            .map(drop)
     }
 
     /// Whether `client` may show a key. Who has failed too often may not, also with the right one:
@@ -247,16 +306,18 @@ impl RateLimits {
         }
     }
 
-    /// Takes a token of each policy at these positions that holds for the client, or of none.
+    /// Takes a token of each policy at these positions that holds for the client, or of none. `ready`:
+    /// the field that lists them.
     fn take<'p>(
         &self,
         positions: impl Iterator<Item = &'p usize> + Clone,
         key: Option<u64>,
         client: IpAddr,
+        ready: Option<&HeaderValue>,
     ) -> Result<Option<Fields>, Limited> {
         let held = positions.map(|position| &self.policies[*position]);
         let held = held.filter(|policy| policy.holds_for(client));
-        let (mut told, mut taken) = (fields::Builder::default(), 0_u32);
+        let (mut told, mut taken) = (fields::Builder::of(ready), 0_u32);
         for (nth, policy) in held.clone().enumerate() {
             match policy.buckets.take(policy.whose(key, client)) {
                 Ok(state) => {
@@ -286,7 +347,7 @@ impl RateLimits {
         Ok(told.build())
     }
 
-    fn limited(&self, policy: &Compiled, until: &Until, told: fields::Builder) -> Limited {
+    fn limited(&self, policy: &Compiled, until: &Until, told: fields::Builder<'_>) -> Limited {
         policy.refuses(until.wait_time_from(self.clock.now()), told)
     }
 }
@@ -333,7 +394,7 @@ impl Compiled {
 
     /// Its refusal, counted. `wait`: until the next request is admitted; `told`: what the client is
     /// told of other policies.
-    fn refuses(&self, wait: Duration, mut told: fields::Builder) -> Limited {
+    fn refuses(&self, wait: Duration, mut told: fields::Builder<'_>) -> Limited {
         self.counters.limited.inc();
         // The field may not point beyond Retry-After: it tells when the next request is admitted.
         told.add(&self.item, &self.name, 0, seconds(wait));
@@ -381,236 +442,4 @@ fn quota(policy: &Policy, replicas: NonZeroU32) -> Quota {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::num::NonZeroU32;
-
-    use super::*;
-    use crate::config::units::Rate;
-    use crate::telemetry::Metrics;
-
-    fn policy(matches: Match, per: Per, burst: u32) -> Policy {
-        Policy {
-            name: format!("{matches:?}-{per:?}").to_lowercase(),
-            matches,
-            per,
-            rate: Rate {
-                count: NonZeroU32::new(1).unwrap(),
-                per: Duration::from_secs(60),
-            },
-            burst: NonZeroU32::new(burst),
-            except: Vec::new(),
-            enforce: true,
-        }
-    }
-
-    fn compile(policies: &[Policy]) -> RateLimits {
-        let metrics = Metrics::new().unwrap();
-        let names = ["a", "b"].map(Arc::from);
-        let counters = |p: &Policy| metrics.policy(&p.name, p.enforce);
-        RateLimits::new(policies, &names, counters, None, None)
-    }
-
-    fn by(key: usize, client: &str) -> Subject {
-        Subject {
-            route: Route::Visitor,
-            lookup: false,
-            opens_socket: false,
-            key,
-            client: client.parse().unwrap(),
-        }
-    }
-
-    const ONE: &str = "192.0.2.1";
-
-    #[test]
-    fn a_refusal_says_when_to_come_back_rounded_up_and_by_whom() {
-        let limits = compile(&[policy(Match::Api, Per::Key, 2)]);
-        assert!(limits.check(by(0, ONE)).is_ok());
-        assert!(limits.check(by(0, ONE)).is_ok());
-        let limited = limits.check(by(0, ONE)).unwrap_err();
-        assert!((60..=66).contains(&limited.retry_after), "{limited:?}");
-        assert_eq!(&*limited.policy, "api-key");
-        assert!(limits.check(by(1, ONE)).is_ok(), "another key's own bucket");
-    }
-
-    #[test]
-    fn addresses_of_one_ipv6_network_share_a_bucket() {
-        let limits = compile(&[policy(Match::Api, Per::Client, 1)]);
-        assert!(limits.check(by(0, "2001:db8::1")).is_ok());
-        assert!(limits.check(by(1, "2001:db8::ffff:2")).is_err());
-        assert!(limits.check(by(0, "2001:db8:0:1::1")).is_ok());
-    }
-
-    #[test]
-    fn a_bucket_is_a_keys_a_clients_of_both_or_everybodys() {
-        // Whether one of another key, of another client, of both is admitted after one.
-        for (per, admitted) in [
-            (Per::Key, [true, false, true]),
-            (Per::Client, [false, true, true]),
-            (Per::KeyAndClient, [true, true, true]),
-            (Per::Global, [false, false, false]),
-        ] {
-            let others = [by(1, ONE), by(0, "192.0.2.2"), by(1, "192.0.2.3")];
-            let got = others.map(|other| {
-                let limits = compile(&[policy(Match::Api, per, 1)]);
-                assert!(limits.check(by(0, ONE)).is_ok());
-                assert!(limits.check(by(0, ONE)).is_err(), "{per:?}");
-                limits.check(other).is_ok()
-            });
-            assert_eq!(got, admitted, "{per:?}");
-        }
-    }
-
-    #[test]
-    fn a_refusal_by_one_policy_takes_no_token_of_the_others() {
-        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
-            let all = [
-                policy(Match::Api, Per::Global, 4),
-                policy(Match::Api, Per::Client, 2),
-                Policy {
-                    enforce: false,
-                    ..policy(Match::Api, Per::KeyAndClient, 4)
-                },
-            ];
-            let limits = compile(&order.map(|n| all[n].clone()));
-            for _ in 0..2 {
-                assert!(limits.check(by(0, ONE)).is_ok());
-            }
-            for _ in 0..20 {
-                let limited = limits.check(by(0, ONE)).unwrap_err();
-                assert_eq!(&*limited.policy, "api-client", "{order:?}");
-            }
-            // Of the four for everybody two are left, for somebody else.
-            for _ in 0..2 {
-                assert!(limits.check(by(0, "192.0.2.2")).is_ok(), "{order:?}");
-            }
-            let limited = limits.check(by(0, "192.0.2.3")).unwrap_err();
-            assert_eq!(&*limited.policy, "api-global", "{order:?}");
-        }
-    }
-
-    #[test]
-    fn a_policy_holds_for_its_routes() {
-        let limits = compile(&[
-            policy(Match::WatchUrl, Per::Global, 1),
-            policy(Match::LookupCode, Per::Global, 1),
-        ]);
-        let subject = |route, lookup| Subject {
-            route,
-            lookup,
-            ..by(0, ONE)
-        };
-        for _ in 0..3 {
-            assert!(limits.check(subject(Route::Visitor, false)).is_ok());
-            assert!(limits.check(subject(Route::VisitorsSearch, false)).is_ok());
-        }
-        for (route, lookup) in [(Route::WatchUrl, false), (Route::VisitorsSearch, true)] {
-            assert!(limits.check(subject(route, lookup)).is_ok());
-            assert!(limits.check(subject(route, lookup)).is_err());
-        }
-        assert!(limits.check_websocket(ONE.parse().unwrap()).is_ok());
-        assert!(limits.check_connection(ONE.parse().unwrap()).is_ok());
-    }
-
-    #[test]
-    fn sockets_and_connections_have_policies_of_their_own() {
-        let limits = compile(&[
-            policy(Match::Websocket, Per::Global, 1),
-            policy(Match::Connection, Per::Client, 1),
-        ]);
-        let (one, two) = (ONE.parse().unwrap(), "192.0.2.2".parse().unwrap());
-        assert!(limits.check(by(0, ONE)).is_ok());
-        assert!(limits.check_websocket(one).is_ok());
-        assert!(limits.check_websocket(two).is_err());
-        let opens_socket = Subject {
-            opens_socket: true,
-            ..by(0, ONE)
-        };
-        assert!(limits.check(opens_socket).is_err());
-        assert!(limits.check_connection(one).is_ok());
-        assert!(limits.check_connection(one).is_err());
-        assert!(limits.check_connection(two).is_ok());
-    }
-
-    #[test]
-    fn a_policy_that_is_not_enforced_counts_and_refuses_nothing() {
-        let limits = compile(&[Policy {
-            enforce: false,
-            ..policy(Match::Api, Per::Key, 1)
-        }]);
-        for _ in 0..3 {
-            let told = limits.check(by(0, ONE)).unwrap();
-            assert!(told.is_none(), "what does not limit is not told");
-        }
-        assert_eq!(limits.policies[0].counters.limited.get(), 2);
-        assert_eq!(limits.policies[0].counters.admitted.get(), 1);
-    }
-
-    #[test]
-    fn who_failed_too_often_is_not_heard_and_looking_costs_nothing() {
-        let limits = compile(&[policy(Match::FailedAuth, Per::Client, 2)]);
-        let client = "2001:db8::1".parse().unwrap();
-        for _ in 0..2 {
-            assert!(limits.may_authenticate(client).is_ok());
-            limits.failed_to_authenticate(client);
-        }
-        for address in ["2001:db8::1", "2001:db8::ffff:2"] {
-            let limited = limits.may_authenticate(address.parse().unwrap());
-            let limited = limited.expect_err("it is of the network that failed");
-            assert!((59..=66).contains(&limited.retry_after), "{limited:?}");
-        }
-        let other = "2001:db8:0:1::1".parse().unwrap();
-        assert!(limits.may_authenticate(other).is_ok());
-        assert!(limits.check(by(0, "2001:db8::1")).is_ok(), "not counted");
-        let counters = &limits.policies[0].counters;
-        assert_eq!((counters.admitted.get(), counters.limited.get()), (2, 2));
-    }
-
-    #[test]
-    fn a_policy_does_not_hold_for_its_exceptions() {
-        for matches in [Match::Api, Match::FailedAuth] {
-            let limits = compile(&[Policy {
-                except: vec!["10.0.0.0/8".parse().unwrap()],
-                ..policy(matches, Per::Client, 1)
-            }]);
-            for (client, held) in [("10.1.2.3", false), ("192.0.2.1", true)] {
-                let once = || {
-                    let address = client.parse().unwrap();
-                    limits.may_authenticate(address)?;
-                    limits.failed_to_authenticate(address);
-                    limits.check(by(0, client)).map(drop)
-                };
-                assert!(once().is_ok());
-                assert_eq!(once().is_err(), held, "{matches:?} {client}");
-            }
-        }
-    }
-
-    #[test]
-    fn the_client_is_told_in_the_standards_words() {
-        let limits = compile(&[
-            policy(Match::Api, Per::Key, 3),
-            policy(Match::Api, Per::Client, 2),
-        ]);
-        let told = limits.check(by(0, ONE)).unwrap().unwrap();
-        assert_eq!(
-            (told.policy.to_str().unwrap(), told.state.to_str().unwrap()),
-            (
-                r#""api-key";q=3;w=180, "api-client";q=2;w=120"#,
-                r#""api-key";r=2;t=60, "api-client";r=1;t=60"#
-            )
-        );
-        limits.check(by(0, ONE)).unwrap();
-        let limited = limits.check(by(0, ONE)).unwrap_err();
-        let told = limited.fields.unwrap();
-        assert!(
-            told.policy
-                .to_str()
-                .unwrap()
-                .contains("\"api-client\";q=2;w=120")
-        );
-        let state = told.state.to_str().unwrap();
-        assert!(state.ends_with("\"api-client\";r=0;t=60"), "{state}");
-        assert!(limited.retry_after >= 60);
-    }
-}
+mod tests;

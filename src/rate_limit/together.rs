@@ -24,7 +24,7 @@ impl RateLimits {
         Box::pin(async {
             let (key, client) = (self.key(subject.key), subject.client);
             let mut asked = self.asked(self.failed_auth.iter(), None, client, false);
-            asked.extend(self.asked(self.counting(subject), key, client, true));
+            asked.extend(self.asked(self.counting(subject.sort()), key, client, true));
             let here = || {
                 self.look_for_failures(client)?;
                 self.check(subject)
@@ -50,7 +50,7 @@ impl RateLimits {
             return Ok(());
         }
         let asked = self.asked(self.connection.iter(), None, client, true);
-        let here = || self.take(self.connection.iter(), None, client);
+        let here = || self.take(self.connection.iter(), None, client, None);
         Box::pin(ask(&asked, store, here)).await.map(drop)
     }
 

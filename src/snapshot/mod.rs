@@ -58,6 +58,8 @@ pub struct Snapshot {
     pub keys: Keys,
     /// What the use of each key counts, at the key's position.
     pub key_series: Box<[KeySeries]>,
+    /// When some keys are to be used no more, by name: Unix time.
+    pub retire: Box<[(Arc<str>, i64)]>,
     /// How often.
     pub rate_limits: RateLimits,
     /// The way back.
@@ -132,7 +134,12 @@ impl Snapshot {
                     .map(|h| Endpoint::host("public.extra_hosts", h)),
             )
             .collect::<Result<_, _>>()?;
-        let keys::Read { keys, notes, whole } = keys::read(&config.api)?;
+        let keys::Read {
+            keys,
+            notes,
+            retire,
+            whole,
+        } = keys::read(&config.api)?;
         let tls = tls(config, &endpoint.host, previous.map(|p| &p.tls))?;
         let policies = policies(config, &keys, metrics, previous.map(|p| &p.rate_limits))?;
         let limits = ConnectionLimits::of(config);
@@ -179,6 +186,7 @@ impl Snapshot {
             endpoint,
             key_series: keys.names().map(|name| metrics.key(name)).collect(),
             keys,
+            retire: retire.into(),
             rate_limits: policies,
             api_max_body: config.api.max_body.0,
             body_timeout: config.timeouts.body.0,
@@ -216,6 +224,7 @@ impl Snapshot {
                 .set(certificate.not_after as f64);
         }
         metrics.keep_keys(self.keys.names());
+        metrics.retire_keys(&self.retire);
     }
 }
 

@@ -8,7 +8,7 @@ use http::uri::Scheme;
 use rustls::pki_types::ServerName;
 
 use crate::config::units::OrOff;
-use crate::config::{ConfigError, Secret, Trace};
+use crate::config::{ConfigError, Packing, Secret, Trace};
 use crate::otlp::Settings;
 use crate::tls;
 
@@ -86,6 +86,7 @@ pub(super) fn settings(trace: &Trace) -> Result<Option<Settings>, ConfigError> {
         path,
         tls,
         headers: headers(trace)?,
+        gzip: trace.compression == Packing::Gzip,
         service_name: trace.service_name.clone(),
         timeout: trace.timeout.0,
     }))

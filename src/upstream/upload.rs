@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use http_body::Body as _;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
@@ -169,25 +169,26 @@ impl Outgoing {
         }
     }
 
-    /// Takes the next piece of the body; at its end `body` is gone.
+    /// Takes what is there of the body; at its end `body` is gone.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         let Some(upload) = &mut self.body else {
             return Poll::Ready(Ok(()));
         };
-        loop {
-            let data = match ready!(upload.poll_frame(cx))? {
+        let mut taken = Bytes::new();
+        let mut ended = false;
+        while taken.len() < SMALL {
+            let data = match upload.poll_frame(cx) {
                 // Trailers are dropped: nothing of them may be merged into the head.
-                Some(frame) => match frame.into_data() {
-                    Ok(data) if !data.is_empty() => data,
-                    Ok(_) | Err(_) => continue,
-                },
-                None => {
-                    if upload.chunked {
-                        self.parts[3] = Bytes::from_static(b"0\r\n\r\n");
+                Poll::Ready(frame) => match frame?.map(http_body::Frame::into_data) {
+                    Some(Ok(data)) => data,
+                    Some(Err(_trailers)) => continue,
+                    None => {
+                        ended = true;
+                        break;
                     }
-                    self.body = None;
-                    return Poll::Ready(Ok(()));
-                }
+                },
+                Poll::Pending if taken.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
             };
             if let Some(allowance) = &mut upload.allowance {
                 *allowance = match allowance.checked_sub(data.len() as u64) {
@@ -196,15 +197,44 @@ impl Outgoing {
                 };
             }
             self.received += data.len() as u64;
-            if upload.chunked {
-                self.parts[1] = Bytes::from(format!("{:x}\r\n", data.len()));
-                self.parts[3] = Bytes::from_static(b"\r\n");
-            }
-            self.parts[2] = data;
+            taken = joined(taken, data);
             if !upload.chunked && upload.body.is_end_stream() {
-                self.body = None;
+                ended = true;
+                break;
             }
-            return Poll::Ready(Ok(()));
         }
+        if upload.chunked {
+            if !taken.is_empty() {
+                self.parts[1] = Bytes::from(format!("{:x}\r\n", taken.len()));
+            }
+            self.parts[3] = Bytes::from_static(match (taken.is_empty(), ended) {
+                (false, false) => b"\r\n",
+                (false, true) => b"\r\n0\r\n\r\n",
+                (true, _) => b"0\r\n\r\n",
+            });
+        }
+        self.parts[2] = taken;
+        if ended {
+            self.body = None;
+        }
+        Poll::Ready(Ok(()))
     }
+}
+
+/// Pieces below this wait for those that are there already, bytes: each send costs the same, and a client
+/// may cut its body into as many as it likes.
+const SMALL: usize = 4 << 10;
+
+/// One after the other. Who comes alone is not copied.
+fn joined(first: Bytes, second: Bytes) -> Bytes {
+    if first.is_empty() {
+        return second;
+    }
+    let mut both = first.try_into_mut().unwrap_or_else(|shared| {
+        let mut copy = BytesMut::with_capacity(2 * SMALL);
+        copy.extend_from_slice(&shared);
+        copy
+    });
+    both.extend_from_slice(&second);
+    both.freeze()
 }

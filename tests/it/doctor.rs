@@ -8,7 +8,12 @@ use super::support::certificates::{Authority, made, made_with};
 use super::support::{BINARY, Backend, Folder, Received};
 
 /// Runs it with a certificate, addresses and a backend that are good, and `more` instead.
-fn doctor(folder: &Folder, backend: &Backend, arguments: &[&str], more: &[(&str, &str)]) -> Ran {
+pub(super) fn doctor(
+    folder: &Folder,
+    backend: &Backend,
+    arguments: &[&str],
+    more: &[(&str, &str)],
+) -> Ran {
     let upstream = format!("http://{}", backend.address);
     let mut environment = vec![
         ("BASE_ENDPOINT", "https://localhost/cobrowsing"),
@@ -33,14 +38,14 @@ fn doctor(folder: &Folder, backend: &Backend, arguments: &[&str], more: &[(&str,
 }
 
 /// The line that begins with `level` and `what`.
-fn line<'r>(ran: &'r Ran, level: &str, what: &str) -> &'r str {
+pub(super) fn line<'r>(ran: &'r Ran, level: &str, what: &str) -> &'r str {
     let begin = format!("{level:<8} {what}");
     let found = ran.out.lines().find(|line| line.starts_with(&begin));
     found.unwrap_or_else(|| panic!("no {begin:?} in\n{}{}", ran.out, ran.err))
 }
 
 /// A service whose tree begins at `base`: pages, and an API for who has the key.
-fn service_at(base: &'static str) -> Backend {
+pub(super) fn service_at(base: &'static str) -> Backend {
     service(base, Some("canary"))
 }
 

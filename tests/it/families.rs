@@ -93,6 +93,10 @@ const CAUSES: &[(&str, &str)] = &[
         "keys::keys_of_every_place_are_let_in_at_once_and_counted_by_their_names",
     ),
     (
+        "gateway_key_retire_timestamp_seconds",
+        "retired_keys::a_key_has_a_day_from_which_on_its_use_is_told_and_it_is_accepted",
+    ),
+    (
         "gateway_log_lines_dropped_total",
         "series::lines_that_nobody_reads_hold_up_no_request_and_are_counted",
     ),

@@ -104,7 +104,7 @@ async fn exercise(gateway: &Gateway) {
 async fn the_metrics_are_those_of_the_golden_file() {
     let backend = Backend::upgrades_and_echoes_messages();
     let setup = Gateway::before(&backend)
-        .toml("[[rate_limit.policy]]\nname = 'p'\nper = 'key'\nrate = '100/1s'");
+        .toml("[[rate_limit.policy]]\nname = 'p'\nper = 'key'\nrate = '100/1s'\n[api.retire]\nrest_key = '2999-01-01'");
     let gateway = setup.start().await;
     exercise(&gateway).await;
     let now = shape(&gateway.metrics().await);

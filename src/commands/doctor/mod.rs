@@ -1,11 +1,12 @@
 //! `doctor`: looks at what really surrounds the gateway, and says what to change. It changes
 //! nothing: it asks the backend for pages and the latest visitors, without a key and with what it
-//! would be sent, and makes one small file in each writable folder that is watched, to see whether
-//! that is noticed.
+//! would be sent, sends the receiver of traces, where there is one, none, and makes one small file in
+//! each writable folder that is watched, to see whether that is noticed.
 
 mod backend;
 mod certificate;
 mod machine;
+mod traces;
 mod watching;
 
 use std::path::Path;
@@ -129,6 +130,7 @@ fn surroundings(
                 certificate::look(config, &snapshot, found);
                 machine::names(config, &snapshot, found);
                 runtime.block_on(backend::look(config, &snapshot, metrics.into(), found));
+                runtime.block_on(traces::look(config, snapshot.trace.as_ref(), found));
             }
         }
     }

@@ -18,6 +18,7 @@ pub(in crate::telemetry) struct KeyMetrics {
     auth: IntCounterVec,
     refused: [IntCounter; REFUSED.len()],
     last_used: IntGaugeVec,
+    retire: IntGaugeVec,
     /// The names that have series.
     named: Mutex<BTreeSet<Arc<str>>>,
 }
@@ -55,6 +56,12 @@ impl KeyMetrics {
                 "When a key was last used, Unix time; 0: not since it is in force.",
                 &["key_id"],
             )?,
+            retire: gauges(
+                r,
+                "gateway_key_retire_timestamp_seconds",
+                "When a key is to be used no more, Unix time, where api.retire says so.",
+                &["key_id"],
+            )?,
             named: Mutex::default(),
         })
     }
@@ -82,6 +89,14 @@ impl KeyMetrics {
             }
             keep
         });
+    }
+
+    /// When keys are to be used no more; of no others.
+    pub(super) fn retire(&self, retire: &[(Arc<str>, i64)]) {
+        self.retire.reset();
+        for (name, begins) in retire {
+            self.retire.with_label_values(&[name]).set(*begins);
+        }
     }
 
     /// Counts a check that found no key.

@@ -142,6 +142,11 @@ impl Metrics {
         self.keys.keep(names);
     }
 
+    /// When keys are to be used no more, by name, Unix time; of no others.
+    pub fn retire_keys(&self, retire: &[(Arc<str>, i64)]) {
+        self.keys.retire(retire);
+    }
+
     /// The gauge of open tunnels of a route.
     pub fn websocket_active(&self, route: Route) -> IntGauge {
         self.tunnels.active.with_label_values(&[route.as_str()])

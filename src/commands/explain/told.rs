@@ -1,148 +1,24 @@
-//! `explain`: the whole verdict on a request, by the code that judges requests, without sending
-//! anything. Neither keys nor values of the query are shown.
-
+//! What is decided on a request, line by line.
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::IpAddr;
 
-use bytes::BytesMut;
-use clap::Args;
-use http::HeaderValue;
-
-use super::{Wrong, say};
 use crate::config::units::{Rate, Span};
-use crate::config::{self, Config, ConfigError, ForwardAuthorization, Match, Per, Source};
-use crate::downstream::head::{Bounds, Head, Scan};
+use crate::config::{self, Config, Match, Per};
 use crate::names::Route;
 use crate::peer::{Peer, network};
-use crate::pipeline::{Asked, Verdict, Way, Witness, framing, judge};
-use crate::rate_limit::shared::Client;
+use crate::pipeline::{Asked, Way, Witness};
 use crate::rate_limit::{Fields, Limited, counts_route};
 use crate::reject::Reject;
 use crate::snapshot::Snapshot;
 use crate::stages::auth::Admitted;
-use crate::stages::headers::{Framing, TraceContext};
+use crate::stages::headers::Framing;
 use crate::stages::route::{Place, Routed};
-use crate::telemetry::Metrics;
 use crate::upstream::Ask;
 
-#[derive(Args, Debug)]
-pub(super) struct Arguments {
-    /// E.g. GET.
-    method: String,
-    /// The public URL, or its path; then the host is the base endpoint's.
-    #[arg(value_name = "URL-OR-PATH")]
-    target: String,
-    /// A header field, `Name: value`; as often as wanted. The gateway's key goes here, too, and is
-    /// not shown.
-    #[arg(short = 'H', long = "header", value_name = "FIELD")]
-    headers: Vec<String>,
-    /// Address the request comes from.
-    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
-    client: IpAddr,
-}
-
-/// Explains; exit code 0 whether or not the request would be refused.
-pub(super) fn explain(
-    arguments: &Arguments,
-    source: impl FnOnce() -> Result<Source, ConfigError>,
-) -> Result<(), Wrong> {
-    let config = source()?.read()?;
-    // The same compile as at start; its buckets are its own, so that no token of anybody's is taken.
-    let snapshot = Snapshot::compile(&config, &Metrics::new()?, None)?;
-    let peer = Peer::new(
-        SocketAddr::new(arguments.client, 0),
-        &snapshot.trusted_proxies,
-    );
-    let mut told = Told::new(&config, &snapshot, &peer);
-    match read(arguments, &snapshot)? {
-        Err(reject) => told.refused(reject),
-        Ok(Head {
-            flaw: Some(reject), ..
-        }) => told.refused(reject),
-        Ok(head) => {
-            let asked = Asked {
-                head: &head.request,
-                framing: framing(&head.request.headers, head.body.left(), head.body.is_done()),
-                ahead: false,
-                peer: &peer,
-            };
-            let store = Client::default();
-            let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-            match runtime.block_on(judge(&snapshot, &asked, &store, &mut told)) {
-                Err(reject) => told.refused(reject),
-                Ok(Verdict::AddSlash) => {
-                    let url = snapshot.endpoint.url();
-                    told.line(
-                        "verdict",
-                        format!("308 to {url}: links of the page begin there"),
-                    );
-                }
-                Ok(Verdict::Forward(way)) => told.forwarded(&asked, &way),
-            }
-        }
-    }
-    say(&told.text)
-}
-
-/// Reads the request as if it had come over HTTP/1.1.
-fn read(arguments: &Arguments, snapshot: &Snapshot) -> Result<Result<Head, Reject>, Wrong> {
-    let (authority, target) = taken_apart(&arguments.target);
-    let authority = authority.unwrap_or(&snapshot.endpoint.authority);
-    let mut lines = vec![format!("{} {target} HTTP/1.1", arguments.method)];
-    let is_host = |field: &String| {
-        let name = field.split(':').next().unwrap_or_default();
-        name.eq_ignore_ascii_case("host")
-    };
-    if !arguments.headers.iter().any(is_host) {
-        lines.push(format!("host: {authority}"));
-    }
-    lines.extend(arguments.headers.iter().cloned());
-    if lines.iter().any(|line| line.contains(['\r', '\n'])) {
-        return Err(Wrong(
-            "a method, a target and a header field are one line each".into(),
-        ));
-    }
-    let text = lines.join("\r\n") + "\r\n\r\n";
-    let limits = &snapshot.connection_limits;
-    let bounds = Bounds {
-        bytes: limits.header_bytes,
-        fields: limits.header_count,
-    };
-    match Scan::default().take(&mut BytesMut::from(text.as_bytes()), bounds) {
-        Ok(Some(head)) => Ok(Ok(head)),
-        Ok(None) => Err(Wrong("this is no whole request".into())),
-        Err(reject) => Ok(Err(reject)),
-    }
-}
-
-/// Authority, if there is one, and what follows it. Who has a name and a password in a URL does not
-/// send them so.
-fn taken_apart(target: &str) -> (Option<&str>, &str) {
-    let Some(("https" | "http", rest)) = target.split_once("://") else {
-        return (None, target);
-    };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    let authority = authority.rsplit('@').next().unwrap_or_default();
-    (Some(authority), if path.is_empty() { "/" } else { path })
-}
-
-/// A query with its names alone: values may be tokens.
-fn masked(query: Option<&str>) -> String {
-    let Some(query) = query else {
-        return String::new();
-    };
-    let pairs = query.split('&').map(|pair| match pair.split_once('=') {
-        Some((name, _)) => format!("{name}=***"),
-        None => "***".to_owned(),
-    });
-    format!("?{}", pairs.collect::<Vec<_>>().join("&"))
-}
-
-/// What is decided, line by line.
-struct Told<'a> {
-    config: &'a Config,
-    snapshot: &'a Snapshot,
+/// The lines, as they are decided.
+pub(super) struct Told<'a> {
+    pub(super) config: &'a Config,
+    pub(super) snapshot: &'a Snapshot,
     /// Who the limits take it for.
     client: IpAddr,
     route: Route,
@@ -150,7 +26,8 @@ struct Told<'a> {
 }
 
 impl<'a> Told<'a> {
-    fn new(config: &'a Config, snapshot: &'a Snapshot, peer: &Peer) -> Self {
+    /// Begins with the peer.
+    pub(super) fn new(config: &'a Config, snapshot: &'a Snapshot, peer: &Peer) -> Self {
         let mut this = Self {
             config,
             snapshot,
@@ -167,12 +44,19 @@ impl<'a> Told<'a> {
         this
     }
 
-    fn line(&mut self, what: &str, said: impl std::fmt::Display) {
+    /// What has been told.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// One line.
+    pub(super) fn line(&mut self, what: &str, said: impl std::fmt::Display) {
         // Writing to memory cannot fail.
         let _: std::fmt::Result = writeln!(self.text, "{what:<10} {said}");
     }
 
-    fn refused(&mut self, reject: Reject) {
+    /// The end of a request that is refused.
+    pub(super) fn refused(&mut self, reject: Reject) {
         let (status, code, message) = (reject.status(), reject.code(), reject.message());
         let status = status.as_u16();
         self.line(
@@ -227,7 +111,8 @@ impl<'a> Told<'a> {
         self.line("", "These buckets are full: what a running gateway has counted, it alone knows (gateway_ratelimit_total).");
     }
 
-    fn forwarded(&mut self, asked: &Asked<'_>, way: &Way<'_>) {
+    /// The end of a request that is sent, and how.
+    pub(super) fn forwarded(&mut self, asked: &Asked<'_>, way: &Way<'_>) {
         let body = match asked.framing {
             Framing::None => "none".to_owned(),
             Framing::Length(length) => format!("{length} bytes"),
@@ -297,77 +182,6 @@ impl<'a> Told<'a> {
             format_args!("until its answer begins, as {kind}: these fill {tenths} of 10 places; limits.requests = {most}{fewer}"),
         );
     }
-
-    /// What becomes of header fields, told from the head as the backend would get it.
-    fn headers(&mut self, asked: &Asked<'_>, way: &Way<'_>) {
-        let mut out = BytesMut::new();
-        let id = HeaderValue::from_static("(a new one)");
-        let trace = self.snapshot.trace.as_ref().map(|_on| TraceContext {
-            parent: *b"(the sender's trace, or a new one; with a span of ours)",
-            keeps_state: asked.head.headers.contains_key("traceparent"),
-        });
-        way.write(self.snapshot, asked, &id, trace.as_ref(), &mut out);
-        let (given, out) = (
-            &asked.head.headers,
-            String::from_utf8_lossy(&out).into_owned(),
-        );
-        let (mut passed, mut written) = (Vec::new(), Vec::new());
-        for line in out.lines().skip(1) {
-            let Some((name, value)) = line.split_once(": ") else {
-                continue;
-            };
-            if is_ours(name) || trace.is_some() && name == "traceparent" {
-                written.push(format!("{name}: {value}"));
-            } else if given
-                .get_all(name)
-                .iter()
-                .any(|v| v.as_bytes() == value.as_bytes())
-            {
-                passed.push(name.to_owned());
-            } else if name == "authorization"
-                && self.config.api.forward_authorization == ForwardAuthorization::Replace
-            {
-                written.push("authorization: *** (the backend's own)".to_owned());
-            } else {
-                written.push(format!("{name}: ***"));
-            }
-        }
-        let there = |name: &str| {
-            out.lines()
-                .any(|line| line.split(": ").next() == Some(name))
-        };
-        let left_out: Vec<_> = given
-            .keys()
-            .map(|n| n.as_str())
-            .filter(|n| !there(n))
-            .collect();
-        passed.dedup();
-        for (what, names) in [
-            ("passed on", passed.join(", ")),
-            ("left out", left_out.join(", ")),
-        ] {
-            if !names.is_empty() {
-                self.line(what, names);
-            }
-        }
-        for line in written {
-            self.line("written", line);
-        }
-    }
-}
-
-/// Whether the value of such a field is written by the gateway, or says nothing that is secret.
-fn is_ours(name: &str) -> bool {
-    name.starts_with("x-forwarded-")
-        || matches!(
-            name,
-            "host"
-                | "x-request-id"
-                | "content-length"
-                | "transfer-encoding"
-                | "connection"
-                | "upgrade"
-        )
 }
 
 impl Witness for Told<'_> {
@@ -433,4 +247,16 @@ impl Witness for Told<'_> {
         }
         self.limits(key.map_err(|reject| *reject));
     }
+}
+
+/// A query with its names alone: values may be tokens.
+fn masked(query: Option<&str>) -> String {
+    let Some(query) = query else {
+        return String::new();
+    };
+    let pairs = query.split('&').map(|pair| match pair.split_once('=') {
+        Some((name, _)) => format!("{name}=***"),
+        None => "***".to_owned(),
+    });
+    format!("?{}", pairs.collect::<Vec<_>>().join("&"))
 }

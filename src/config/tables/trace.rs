@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::describe::{self, LIVE, RESTART};
-use super::secret::{self, Secret};
-use super::units::{OrOff, Ratio, Span};
+use crate::config::describe::{self, LIVE, RESTART};
+use crate::config::secret::{self, Secret};
+use crate::config::units::{OrOff, Ratio, Span};
 
 /// `[trace]`: requests that are followed through gateway and backend, told to a receiver of OTLP.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -41,6 +41,9 @@ pub struct Trace {
     /// Longest time the receiver may take for what it is sent.
     #[schemars(extend("x-applies" = RESTART))]
     pub timeout: Span,
+    /// How what the receiver is sent is compressed.
+    #[schemars(extend("x-applies" = RESTART))]
+    pub compression: Packing,
     /// Most traced requests that wait to be sent; more are dropped and counted.
     #[schemars(extend("x-applies" = RESTART))]
     pub queue: usize,
@@ -57,6 +60,7 @@ impl Default for Trace {
             ratio: Ratio::TENTH,
             believe: Believe::Proxies,
             timeout: Span::secs(10),
+            compression: Packing::Gzip,
             queue: 8192,
         }
     }
@@ -70,4 +74,14 @@ pub enum Believe {
     Proxies,
     /// Everybody's.
     All,
+}
+
+/// How something is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Packing {
+    /// By gzip.
+    Gzip,
+    /// Not at all.
+    None,
 }

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::describe::{self, LIVE};
-use super::secret::{self, Secret};
-use super::units::{Bytes, OrOff};
+use crate::config::describe::{self, LIVE};
+use crate::config::secret::{self, Secret};
+use crate::config::units::{Bytes, Day, OrOff};
 
 /// `[api]`: the REST API and its keys.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -25,6 +25,10 @@ pub struct Api {
     /// A file with more of them, `name: value` a line. Empty or unreadable: it adds none.
     #[schemars(with = "OrOff<describe::File>", extend("x-applies" = LIVE))]
     pub keys_file: OrOff<PathBuf>,
+    /// Until when keys are to be used, by name: the day from which on (UTC) there should be no call with
+    /// one. It is accepted all the same, and told in `gateway_key_retire_timestamp_seconds`.
+    #[schemars(extend("x-applies" = LIVE))]
+    pub retire: BTreeMap<String, Day>,
     /// The key named `rest_key`; from the environment alone.
     #[serde(skip)]
     pub rest_key: RestKey,
@@ -69,6 +73,7 @@ impl Default for Api {
             path: "/api".into(),
             keys: BTreeMap::new(),
             keys_file: OrOff::Off,
+            retire: BTreeMap::new(),
             rest_key: RestKey::None,
             accept: Vec::new(),
             forward_authorization: ForwardAuthorization::Keep,
