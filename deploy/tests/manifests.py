@@ -120,6 +120,50 @@ def sidecar_holds(objects, where):
     expect(started == "/startupz", f"{where}: {started} waits for a service that waits for it")
 
 
+def only(found, keys, where):
+    """The operator's own schemas are not at hand: what we write there is all that may be there."""
+    expect(found.keys() == set(keys), f"{where}: {sorted(found)} instead of {sorted(keys)}")
+
+
+def monitoring_holds(objects, where):
+    monitor, rules = objects["PodMonitor/cobrowse"], objects["PrometheusRule/cobrowse"]
+    for name, found in (("PodMonitor", monitor), ("PrometheusRule", rules)):
+        only(found, ("apiVersion", "kind", "metadata", "spec"), f"{where}, {name}")
+        expect(found["apiVersion"] == "monitoring.coreos.com/v1", f"{where}, {name}: {found['apiVersion']}")
+    only(monitor["spec"], ("selector", "podMetricsEndpoints"), f"{where}, PodMonitor")
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    only(endpoint, ("port", "path", "interval"), f"{where}, PodMonitor, endpoint")
+    only(rules["spec"], ("groups",), f"{where}, PrometheusRule")
+    for group in rules["spec"]["groups"]:
+        only(group, ("name", "rules"), f"{where}, {group['name']}")
+        for rule in group["rules"]:
+            name = rule.get("alert") or rule["record"]
+            known = {"alert", "record", "expr", "for", "labels", "annotations"}
+            expect(rule.keys() <= known, f"{where}, {name}: {sorted(rule)}")
+    dashboard = objects["ConfigMap/cobrowse-dashboard"]
+    expect(dashboard["metadata"]["labels"].get("grafana_dashboard") == "1", f"{where}: Grafana's sidecar passes the dashboard by")
+    source = json.loads((DEPLOY / "grafana/cobrowse-gateway.json").read_text())
+    expect(json.loads(dashboard["data"]["cobrowse-gateway.json"]) == source, f"{where}: another dashboard than Grafana's")
+    # `kubectl apply` keeps a copy in an annotation, and all of those have 262,144 bytes.
+    expect(len(json.dumps(dashboard)) < 200_000, f"{where}: the dashboard is too long for kubectl apply")
+
+
+def autoscaling_holds(objects, where):
+    """It scales these pods, by a metric that there is, as the rule of docs/kubernetes.md names it."""
+    spec = objects["HorizontalPodAutoscaler/cobrowse"]["spec"]
+    deployment = objects["Deployment/cobrowse"]
+    target = {"apiVersion": deployment["apiVersion"], "kind": "Deployment", "name": deployment["metadata"]["name"]}
+    expect(spec["scaleTargetRef"] == target, f"{where}: it scales {spec['scaleTargetRef']}")
+    expect("replicas" not in deployment["spec"], f"{where}: two set the number of replicas")
+    (metric,) = [m["pods"]["metric"] for m in spec["metrics"]]
+    golden = (DEPLOY.parent / "tests/it/golden/metrics.txt").read_text().splitlines()
+    expect(f"{metric['name']} type gauge" in golden, f"{where}: no gauge {metric['name']}")
+    expect("selector" not in metric, f"{where}: the adapter's rule keeps no label to select by")
+    docs = (DEPLOY.parent / "docs/kubernetes.md").read_text()
+    rule = next(yaml.safe_load(part.split("```")[0]) for part in docs.split("```yaml\n")[1:] if part.startswith("rules:"))["rules"][0]
+    expect(rule["name"]["as"] == metric["name"] and rule["seriesQuery"].startswith(metric["name"] + "{"), f"{where}: docs/kubernetes.md has a rule for another metric")
+
+
 def alerts_hold(objects, where):
     source = yaml.safe_load((DEPLOY / "prometheus/cobrowse-gateway.rules.yaml").read_text())
     expect(objects["PrometheusRule/cobrowse"]["spec"] == source, f"{where}: other alerts than Prometheus'")
@@ -155,6 +199,8 @@ def main(rendered):
                     sidecar_holds(objects, where)
                 if name == "complete":
                     alerts_hold(objects, where)
+                    monitoring_holds(objects, where)
+                    autoscaling_holds(objects, where)
                 for version in versions:
                     validate = ["kubernetes-validate", "--strict", "--no-warn", "--quiet", "-k", version, str(file)]
                     done = subprocess.run(validate, capture_output=True, text=True)

@@ -96,6 +96,8 @@ class Volume:
 class Pod:
     """One pod of the Deployment, in a network namespace of its own."""
 
+    public = 8443
+
     def __init__(self, objects, number, secrets):
         self.name, self.ip = f"cobrowse-{os.getpid()}-{number}", f"10.213.{number}.2"
         self.template = objects["Deployment/cobrowse"]["spec"]["template"]["spec"]
@@ -261,7 +263,7 @@ class Clients:
         ready = until("a ready pod", 30, lambda: [p for p in self.pods() if not p.ending])
         pod = ready[next(self.turn) % len(ready)]
         context = ssl.create_default_context(cadata="".join(self.authorities))
-        stream = socket.create_connection((pod.ip, 8443), timeout=10)
+        stream = socket.create_connection((pod.ip, pod.public), timeout=10)
         return context.wrap_socket(stream, server_hostname=HOST)
 
     def exchange(self, stream, reader, path, extra=""):
@@ -334,7 +336,7 @@ class Clients:
 def served(pod, authorities):
     """The certificate that a new client is shown."""
     context = ssl.create_default_context(cadata="".join(authorities))
-    with socket.create_connection((pod.ip, 8443), timeout=5) as stream, context.wrap_socket(stream, server_hostname=HOST) as tls:
+    with socket.create_connection((pod.ip, pod.public), timeout=5) as stream, context.wrap_socket(stream, server_hostname=HOST) as tls:
         return ssl.DER_cert_to_PEM_cert(tls.getpeercert(binary_form=True)).strip()
 
 

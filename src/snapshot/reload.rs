@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{Digest, SHA256, digest};
 use tokio::signal::unix::Signal;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use super::watch::{Watch, is_a_mount};
 use super::{Current, Snapshot};
@@ -165,22 +165,24 @@ impl Reloader {
                 () = changed(watch.as_ref()) => Trigger::Watch,
                 () = after(poll) => Trigger::Poll,
             };
-            match trigger {
-                Trigger::Watch => self.settle(watch.as_ref()).await,
-                Trigger::Signal => manager::reloading(),
-                Trigger::Poll => {}
+            if trigger == Trigger::Watch && self.settle(watch.as_ref(), &mut hangup).await {
+                trigger = Trigger::Signal;
+            }
+            if trigger == Trigger::Signal {
+                manager::reloading();
             }
             let loaded = self.attempt(trigger).await;
             let loaded = match loaded {
                 // Half of a change may be all that is there yet: a certificate without its key.
                 Some(Err(_)) if trigger != Trigger::Signal => {
-                    tokio::select! {
-                        () = changed(watch.as_ref()) => self.settle(watch.as_ref()).await,
-                        _ = hangup.recv() => {
-                            trigger = Trigger::Signal;
-                            manager::reloading();
-                        }
-                        () = tokio::time::sleep(PATIENCE) => {}
+                    let asked = tokio::select! {
+                        () = changed(watch.as_ref()) => self.settle(watch.as_ref(), &mut hangup).await,
+                        _ = hangup.recv() => true,
+                        () = tokio::time::sleep(PATIENCE) => false,
+                    };
+                    if asked {
+                        trigger = Trigger::Signal;
+                        manager::reloading();
                     }
                     self.load().await
                 }
@@ -215,14 +217,17 @@ impl Reloader {
         }
     }
 
-    /// Waits until nothing has happened for a while; not for ever, where something always happens.
-    async fn settle(&self, watch: Option<&Watch>) {
+    /// Waits until nothing has happened for a while; not for ever, where something always happens. True
+    /// where SIGHUP ended it: whoever asks for a reload says that what is there is all of it.
+    async fn settle(&self, watch: Option<&Watch>, hangup: &mut Signal) -> bool {
         let quiet = self.config.reload.settle.0;
         let latest = Instant::now() + 4 * quiet;
         loop {
             let end = latest.min(Instant::now() + quiet);
-            if timeout_at(end, changed(watch)).await.is_err() {
-                return;
+            tokio::select! {
+                _ = hangup.recv() => return true,
+                () = changed(watch) => {}
+                () = sleep_until(end) => return false,
             }
         }
     }

@@ -11,8 +11,8 @@ use super::series::{KINDS, odd, pipelined};
 use super::support::receiver::Receiver;
 use super::support::{Backend, Client, Folder, Gateway, Proto, Reply, eventually, within};
 
-/// A Prometheus that scrapes one gateway every 100 ms.
-struct Prometheus {
+/// A Prometheus that scrapes one gateway.
+pub(super) struct Prometheus {
     port: u16,
     _folder: Folder,
     _process: Part,
@@ -20,11 +20,16 @@ struct Prometheus {
 
 impl Prometheus {
     async fn scraping(gateway: &Gateway) -> Self {
-        let (folder, port) = (Folder::new(), free_port());
-        let text = format!(
+        Self::told(&format!(
             "global:\n  scrape_interval: 100ms\n  scrape_timeout: 100ms\nscrape_configs:\n- job_name: gateway\n  static_configs:\n  - targets: ['{}']\n",
             gateway.admin
-        );
+        ))
+        .await
+    }
+
+    /// One with this configuration.
+    pub(super) async fn told(text: &str) -> Self {
+        let (folder, port) = (Folder::new(), free_port());
         let file = folder.write("prometheus.yml", text);
         let process = Command::new("prometheus")
             .arg(format!("--config.file={}", file.display()))
@@ -49,7 +54,7 @@ impl Prometheus {
     }
 
     /// What one of its addresses answers; `query` is encoded here.
-    async fn ask(&self, path: &str, name: &str, query: &str) -> Option<Value> {
+    pub(super) async fn ask(&self, path: &str, name: &str, query: &str) -> Option<Value> {
         let query: String = form_urlencoded::byte_serialize(query.as_bytes()).collect();
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.ok()?;
         let request =
@@ -62,7 +67,7 @@ impl Prometheus {
     }
 
     /// The value of an expression, once it has one.
-    async fn value(&self, query: &str) -> Option<f64> {
+    pub(super) async fn value(&self, query: &str) -> Option<f64> {
         let data = self.ask("query", "?query=", query).await?;
         data["result"][0]["value"][1].as_str()?.parse().ok()
     }
