@@ -68,37 +68,44 @@ impl Baseline {
         before.is_some_and(|before| change(*before, count) > TOLERANCE)
     }
 
-    /// Prints each count next to the baseline's; fails with one that is too high or is not in it.
-    pub fn compare(&self, counts: &[(&str, u64)]) -> ExitCode {
-        let (mut worse, mut better) = (Vec::new(), Vec::new());
+    /// Prints each count next to the baseline's.
+    pub fn print(&self, counts: &[(&str, u64)]) {
+        println!(
+            "{:<28} {:>12} {:>12}",
+            "instructions", "baseline", "counted"
+        );
         for (name, count) in counts {
-            let Some(before) = self.counts.get(*name) else {
-                println!("{name:<28} {:>12} {count:>12}", "none");
-                worse.push(*name);
-                continue;
-            };
-            let change = change(*before, *count);
-            println!(
-                "{name:<28} {before:>12} {count:>12} {:>+7.1} %",
-                100.0 * change
-            );
-            if change > TOLERANCE {
-                worse.push(*name);
-            } else if change < -TOLERANCE {
-                better.push(*name);
+            match self.counts.get(*name) {
+                Some(before) => println!(
+                    "{name:<28} {before:>12} {count:>12} {:>+7.1} %",
+                    100.0 * change(*before, *count)
+                ),
+                None => println!("{name:<28} {:>12} {count:>12}", "none"),
             }
         }
+    }
+
+    /// Fails with a count that is too high or is not in the baseline; says which ones are lower.
+    pub fn judge(&self, counts: &[(&str, u64)]) -> ExitCode {
+        let named = |is_so: &dyn Fn(Option<f64>) -> bool| {
+            let changed = |name: &str, count| Some(change(*self.counts.get(name)?, count));
+            let named = counts
+                .iter()
+                .filter(|(name, count)| is_so(changed(name, *count)));
+            named.map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+        };
+        let better = named(&|change| change.is_some_and(|change| change < -TOLERANCE));
+        let worse = named(&|change| change.is_none_or(|change| change > TOLERANCE));
         if !better.is_empty() {
-            println!("fewer than before, bless it: {}", better.join(", "));
+            println!("fewer than before, bless it: {better}");
         }
         if worse.is_empty() {
             return ExitCode::SUCCESS;
         }
         println!(
-            "more than 5 % above the baseline, or not in it: {}\n\
+            "more than 5 % above the baseline, or not in it: {worse}\n\
              where they are: callgrind_annotate target/tmp/counts/NAME.counted-03; \
-             meant and worth it: BLESS=1 benches/run",
-            worse.join(", ")
+             meant and worth it: BLESS=1 benches/run"
         );
         ExitCode::FAILURE
     }

@@ -23,6 +23,7 @@ mod scenarios;
 )]
 #[path = "../../tests/it/support/mod.rs"]
 mod support;
+mod trained;
 
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -32,12 +33,21 @@ use baseline::Baseline;
 use scenarios::{Scenario, scenarios};
 
 fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    if let [train, folder, ..] = &*arguments
+        && train == "--train"
+    {
+        each_of(&scenarios(), |scenario| {
+            trained::by(scenario, folder.as_ref())
+        });
+        return ExitCode::SUCCESS;
+    }
     if std::env::var_os("COUNTED_BINARY").is_none() {
         eprintln!("benches/run builds what is counted, and starts this");
         return ExitCode::from(2);
     }
-    let words: Vec<_> = std::env::args()
-        .skip(1)
+    let words: Vec<_> = arguments
+        .into_iter()
         .filter(|word| !word.starts_with('-'))
         .collect();
     let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(&**word));
@@ -63,35 +73,42 @@ fn main() -> ExitCode {
     }
 
     baseline.warn_of_other_tools();
-    println!(
-        "{:<28} {:>12} {:>12}",
-        "instructions", "baseline", "counted"
-    );
-    let verdict = baseline.compare(&counts);
+    baseline.print(&counts);
     if std::env::var_os("BLESS").is_some() {
         baseline.bless(&counts);
         return ExitCode::SUCCESS;
     }
-    verdict
+    baseline.judge(&counts)
 }
 
-/// The count of each scenario, two of them under way at a time.
+/// The count of each scenario.
 fn all(wanted: &[Scenario]) -> Vec<(&'static str, u64)> {
-    let (next, counts) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    std::thread::scope(|threads| {
-        for _ in 0..2 {
-            threads.spawn(|| {
-                while let Some(scenario) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let runtime = tokio::runtime::Builder::new_current_thread()
-                        .enable_all()
-                        .build();
-                    let count = runtime.unwrap().block_on(counted::each(scenario));
-                    counts.lock().unwrap().push((scenario.name, count));
-                }
-            });
-        }
+    let counts = Mutex::new(Vec::new());
+    each_of(wanted, async |scenario| {
+        let count = counted::each(scenario).await;
+        counts.lock().unwrap().push((scenario.name, count));
     });
     let mut counts = counts.into_inner().unwrap();
     counts.sort_by_key(|(name, _)| wanted.iter().position(|scenario| scenario.name == *name));
     counts
+}
+
+/// Does something with each scenario, with two of them at a time.
+fn each_of<'s, F: Future<Output = ()>>(
+    scenarios: &'s [Scenario],
+    work: impl Fn(&'s Scenario) -> F + Sync,
+) {
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|threads| {
+        for _ in 0..2 {
+            threads.spawn(|| {
+                while let Some(scenario) = scenarios.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let runtime = tokio::runtime::Builder::new_current_thread()
+                        .enable_all()
+                        .build();
+                    runtime.unwrap().block_on(work(scenario));
+                }
+            });
+        }
+    });
 }
