@@ -12,6 +12,9 @@
     reason = "tests say what they expect by failing; their tasks and threads end with them"
 )]
 
+/// How long anything may take that should come at once.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
 mod support;
 
 mod activation;

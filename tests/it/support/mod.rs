@@ -34,7 +34,7 @@ pub use traffic::{Figures, Traffic};
 pub const KEY: &str = "key-of-the-tests";
 
 /// How long anything may take that should come at once.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub use crate::PATIENCE;
 
 /// The result of `what`, which must come in time.
 pub async fn within<T>(what: impl Future<Output = T>) -> T {
