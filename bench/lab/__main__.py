@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 from . import load, machine, report
-from .peers import CLIENTS, DIRECT, FLOOR, OURS, Direct, Peer, known
+from .peers import CLIENTS, DIRECT, FLOOR, GET, OURS, Direct, Peer, known
 from .rows import ROWS
 from .setup import Trouble, prepared
-from .verify import GET, faults
+from .verify import faults
 
 # Relative paths on the command line are seen from where it was called.
 FROM = Path(os.environ.get("BENCH_FROM", "."))

@@ -7,8 +7,9 @@ import subprocess
 import time
 
 from . import load, machine
+from .peers import GET
 from .setup import Trouble, there
-from .verify import GET, SOCKET
+from .verify import SOCKET
 
 # What proxies do on a request's way; the rest is counted together.
 NAMES = """

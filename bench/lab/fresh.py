@@ -4,8 +4,8 @@ import statistics
 import time
 
 from . import load, machine
-from .peers import KEY
-from .verify import GET, SOCKET
+from .peers import GET, KEY
+from .verify import SOCKET
 
 
 def idle(peer, o):

@@ -12,7 +12,8 @@ from . import machine
 from .peers import KEY
 from .setup import Trouble
 
-GATED = ("http", "ws")
+# Modes of the client that wait until they are told to go.
+GATED = ("http", "ws", "hs")
 
 
 @contextlib.contextmanager
@@ -55,7 +56,7 @@ def costs(before, after, began, core):
     """What was used since `began`."""
     used, took = machine.cpu_between(before, after), time.monotonic() - began
     others = machine.busy() - core - used
-    return {"cpu_s": used, "busy": used / took, "others": max(0.0, others / took)}
+    return {"cpu_s": used, "busy": used / took, "others": min(1.0, max(0.0, others / took))}
 
 
 def figures(seen, used):

@@ -10,6 +10,7 @@ from . import machine
 from .setup import BENCH, Trouble
 
 KEY = "bench-key-0123456789abcdef"
+GET = "/cobrowsing/api/visitors/list/latest"
 OURS, FLOOR, DIRECT = "ours", "relay", "direct"
 ORDER = ["nginx", "haproxy", "haproxy28", "envoy", "caddy", "traefik"]
 # Clients at a time that a peer must be able to hold, where a row does not ask for more.
@@ -71,10 +72,16 @@ class Peer:
             env["RUN"] = f"{self.place.tool('client')} stamp {stamp}"
         log = self.work / "log"
         self.process = machine.Process(["bash", str(self.file), "start"], cores, env, log)
-        if not machine.until_open(self.port, self.process):
+        if not machine.until_open(self.port, self.process) or not self.answers():
             said = log.read_text(errors="replace")[-2000:]
             self.stop()
             raise Trouble(f"{self.name} did not start:\n{said}")
+
+    def answers(self):
+        """Waits until it answers rightly: some accept before they have read what to do."""
+        command = [self.place.tool("client"), "first", "--port", str(self.port), "--auth", KEY, "--path", GET]
+        asked = subprocess.run([*command, "--secs", "20"], capture_output=True, text=True, check=False)
+        return '"done":1' in asked.stdout
 
     def stop(self):
         """Ends it, if it runs."""

@@ -155,7 +155,11 @@ def notes(data):
     o, runs = data["options"], data["runs"]
     of = {name: [run for run in runs if run["row"] == name] for name in ("cores", "idle_ws", "churn", "syscalls")}
     yield f"Measured on {data['date']}, {data['cores']} cores; {o['rounds']} rounds of {o['secs']:g} s; medians."
-    yield "Versions: " + ", ".join(f"{title(peer)} {version}" for peer, version in data["versions"].items()) + "."
+    yield (
+        "Versions: "
+        + ", ".join(f"{title(peer).rstrip('0123456789. ')} {version}" for peer, version in data["versions"].items())
+        + "."
+    )
     others = [run["others"] for run in runs if "others" in run]
     if others:
         middle = statistics.median(others)

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from . import calls, fresh, load
-from .verify import GET, POST, SOCKET, UPLOAD
+from .peers import GET
+from .verify import POST, SOCKET, UPLOAD
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@
 // With --rate, http and ws are an open loop: R messages a second, whatever becomes of those before;
 // latency counts from the moment a message was DUE, so a stall is seen by all who waited for it.
 //
-// http and ws open their connections first, print "ready" and wait for a line on stdin: who measures
-// looks at the proxy's CPU then and not before. idle holds until stdin ends. One line of JSON comes out.
+// http and ws (when their connections are open) and hs print "ready" and wait for a line on stdin: who
+// measures looks at the proxy's CPU then. idle holds until stdin ends. One line of JSON comes out.
 #include "conn.h"
 
 static void begin(conn *c, double due) {
@@ -118,8 +118,18 @@ static void prepare(void) {
   SSL_CTX_sess_set_new_cb(ctx, keep_session);
 }
 
+static double told_to_go(void) { // what was before does not count, but for errors
+  char go[8];
+  printf("ready\n");
+  fflush(stdout);
+  if (!fgets(go, sizeof go, stdin)) exit(1);
+  sent_bytes = read_bytes = refused = 0;
+  return began = now();
+}
+
 static void run(void) {
   double t0 = now();
+  if (mode == HS) t0 = told_to_go();
   while (started < conns && (started < AT_ONCE || mode == HS)) more();
   if (mode == FIRST) {
     while (!done && now() < t0 + secs) wait_and_move(t0 + secs);
@@ -131,12 +141,7 @@ static void run(void) {
   }
   while (ready < conns && now() < t0 + 60) wait_and_move(now() + 1);
   if (mode == IDLE) return;
-  char go[8];
-  printf("ready\n");
-  fflush(stdout);
-  if (!fgets(go, sizeof go, stdin)) exit(1);
-  sent_bytes = read_bytes = refused = 0;
-  began = t0 = now();
+  t0 = told_to_go();
   if (!rate) {
     while (nidle) begin(idle[--nidle], 0);
     while (now() < t0 + secs) wait_and_move(t0 + secs);
