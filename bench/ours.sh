@@ -36,5 +36,5 @@ access = false
 [admin]
 listen = "127.0.0.1:$ADMIN"
 T
-exec "$OURS_BIN" --config "$WORK/gateway.toml" ;;
+exec ${RUN-} "$OURS_BIN" --config "$WORK/gateway.toml" ;;
 esac

@@ -21,6 +21,7 @@ mod activation;
 mod backend_trouble;
 mod base_path;
 mod commands;
+mod comparison;
 mod configuration;
 mod contract;
 mod dashboards_and_alerts;
