@@ -113,7 +113,7 @@ pub fn run(
             current: Arc::clone(&current),
             metrics: Arc::clone(&metrics),
             tracer,
-            sampling: log.sampling(),
+            access: log.access(),
             drain: drain.clone(),
             places: Arc::default(),
             admission: Arc::clone(&admission),

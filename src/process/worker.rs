@@ -15,7 +15,7 @@ use crate::downstream;
 use crate::drain::Drain;
 use crate::pipeline::Worker;
 use crate::snapshot::Current;
-use crate::telemetry::{Metrics, Recorder, Sampling, Tracer};
+use crate::telemetry::{AccessLog, Metrics, Recorder, Tracer};
 use crate::upstream::Admission;
 
 /// What every worker is made of.
@@ -23,7 +23,7 @@ pub(super) struct Common {
     pub(super) current: Current,
     pub(super) metrics: Arc<Metrics>,
     pub(super) tracer: Option<Arc<Tracer>>,
-    pub(super) sampling: Arc<Sampling>,
+    pub(super) access: Arc<AccessLog>,
     pub(super) drain: Drain,
     pub(super) places: Arc<downstream::Open>,
     pub(super) admission: Arc<Admission>,
@@ -43,7 +43,7 @@ pub(super) fn start(
             current: Arc::clone(&common.current),
             metrics: Arc::clone(&common.metrics),
             tracer: common.tracer.clone(),
-            sampling: Arc::clone(&common.sampling),
+            access: Arc::clone(&common.access),
             drain: common.drain.for_worker(),
             places: Arc::clone(&common.places),
             admission: Arc::clone(&common.admission),
@@ -72,7 +72,7 @@ fn work(listeners: Vec<TcpListener>, common: Common, tell: &mpsc::Sender<Result<
         current,
         metrics,
         tracer,
-        sampling,
+        access,
         drain,
         places,
         admission,
@@ -81,7 +81,7 @@ fn work(listeners: Vec<TcpListener>, common: Common, tell: &mpsc::Sender<Result<
     runtime.block_on(async {
         let worker = Rc::new(Worker::new(
             current,
-            Rc::new(Recorder::new(metrics, tracer, sampling)),
+            Rc::new(Recorder::new(metrics, tracer, access)),
             drain.clone(),
             admission,
         ));

@@ -1,14 +1,16 @@
 //! The log: one line an event, written by a thread of its own so that a slow reader of standard
 //! output never holds a request; lines that do not fit its queue are dropped and counted.
 
-use std::io::IsTerminal;
+use std::fs::File;
+use std::io::{BufWriter, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::sampling::Sampling;
+use super::access::AccessLog;
 use crate::config::{Log, LogFormat, LogLevel};
 
 /// Keeps the writing thread; dropping it writes what is queued.
@@ -16,7 +18,7 @@ pub struct LogGuard {
     _worker: WorkerGuard,
     dropped: ErrorCounter,
     set_filter: Box<dyn Fn(EnvFilter) + Send + Sync>,
-    sampling: Arc<Sampling>,
+    access: Arc<AccessLog>,
 }
 
 impl LogGuard {
@@ -25,15 +27,15 @@ impl LogGuard {
         self.dropped.dropped_lines() as u64
     }
 
-    /// What part of the lines of requests is written.
-    pub fn sampling(&self) -> Arc<Sampling> {
-        Arc::clone(&self.sampling)
+    /// The lines of requests.
+    pub fn access(&self) -> Arc<AccessLog> {
+        Arc::clone(&self.access)
     }
 
     /// Writes from now on what `log` says; its format stays.
     pub fn follow(&self, log: &Log) {
         (self.set_filter)(filter(log));
-        self.sampling.follow(&log.sample);
+        self.access.follow(log);
     }
 }
 
@@ -45,17 +47,18 @@ pub fn start_log(log: &Log) -> LogGuard {
     let (writer, worker) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(MOST_WAITING)
-        .finish(std::io::stdout());
+        .finish(standard_output());
     let dropped = writer.error_counter();
     let terminal = std::io::stdout().is_terminal();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter(log))
-        .with_writer(writer);
     let json = match log.format {
         LogFormat::Json => true,
         LogFormat::Text => false,
         LogFormat::Auto => !terminal,
     };
+    let access = Arc::new(AccessLog::new(log, json.then(|| writer.clone())));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter(log))
+        .with_writer(writer);
     // Two types of subscriber, and so two of handles to their filters.
     let set_filter: Box<dyn Fn(EnvFilter) + Send + Sync> = if json {
         let builder = builder
@@ -77,7 +80,17 @@ pub fn start_log(log: &Log) -> LogGuard {
         _worker: worker,
         dropped,
         set_filter,
-        sampling: Arc::new(Sampling::new(&log.sample)),
+        access,
+    }
+}
+
+/// Standard output without the standard library's own buffer, which makes a system call of each line: the
+/// thread that writes flushes when nothing more waits.
+fn standard_output() -> Box<dyn Write + Send> {
+    let own = std::io::stdout().as_fd().try_clone_to_owned();
+    match own {
+        Ok(own) => Box::new(BufWriter::with_capacity(64 << 10, File::from(own))),
+        Err(_) => Box::new(std::io::stdout()),
     }
 }
 

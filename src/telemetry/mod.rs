@@ -1,6 +1,7 @@
 //! What operators see: metrics, log, and the record of each request that feeds both; and what
 //! the service manager is told.
 
+mod access;
 mod closed;
 mod log;
 pub mod manager;
@@ -9,6 +10,7 @@ mod record;
 mod sampling;
 mod trace;
 
+pub use access::AccessLog;
 pub use closed::{CloseClass, Closed, ClosedBy};
 pub use log::{LogGuard, start_log};
 pub use metrics::{
@@ -16,5 +18,4 @@ pub use metrics::{
     StoreMetrics, TimedOut, TraceMetrics,
 };
 pub use record::{Record, Recorder};
-pub use sampling::Sampling;
 pub use trace::{Call, Context, Traced, Tracer};

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
 use prometheus::IntCounter;
 
+use super::access::{AccessLog, Line, Lines};
 use super::closed::{CloseClass, Closed, ClosedBy};
 use super::metrics::{KeySeries, Metrics};
-use super::sampling::Sampling;
 use super::trace::{Context, Trace, TraceId, Traced, Tracer};
 use crate::body::End;
 use crate::names::{METHODS, Route, method_index};
@@ -24,23 +24,21 @@ pub struct Recorder {
     pub metrics: Arc<Metrics>,
     /// The process' traces, where they are on.
     tracer: Option<Arc<Tracer>>,
-    /// What part of the lines is written.
-    sampling: Arc<Sampling>,
+    /// The process' lines of requests, and where this worker makes them as JSON.
+    log: Arc<AccessLog>,
+    lines: Option<RefCell<Lines>>,
     /// For each route and method, the status codes seen and their counters: few, so searched in line.
     requests: RefCell<Vec<Vec<(u16, IntCounter)>>>,
 }
 
 impl Recorder {
     /// A recorder for one worker.
-    pub fn new(
-        metrics: Arc<Metrics>,
-        tracer: Option<Arc<Tracer>>,
-        sampling: Arc<Sampling>,
-    ) -> Self {
+    pub fn new(metrics: Arc<Metrics>, tracer: Option<Arc<Tracer>>, log: Arc<AccessLog>) -> Self {
         Self {
             metrics,
             tracer,
-            sampling,
+            lines: log.lines(),
+            log,
             requests: RefCell::new(vec![Vec::new(); Route::ALL.len() * METHODS.len()]),
         }
     }
@@ -259,32 +257,55 @@ impl Record {
         if let Some(reject) = self.reject {
             metrics.requests.rejected[reject.index()].inc();
         }
-        let part = self.recorder.sampling.part(self.status);
+        self.log(took, (sent, complete), closed, traced);
+    }
+
+    /// Writes its line, where lines like it are written.
+    fn log(
+        &self,
+        took: Duration,
+        (sent, complete): (u64, bool),
+        closed: Option<Closed>,
+        traced: bool,
+    ) {
+        let log = &self.recorder.log;
+        if !log.is_on() {
+            return;
+        }
+        let part = log.sampling.part(self.status);
         if part < 1.0 && !traced && complete && fastrand::f64() >= part {
             return;
         }
-        tracing::info!(
-            target: "access",
-            request_id = self.request_id.to_str().unwrap_or_default(),
-            client = self.client.map(tracing::field::display),
-            peer = &*self.peer.text,
-            proto = if self.version == Version::HTTP_2 { "h2" } else { "h1" },
-            trace_id = self.trace.as_ref().map(|trace| tracing::field::display(TraceId(trace.id))),
-            method = METHODS[self.method],
-            route = self.route.as_str(),
-            status = self.status.as_u16(),
-            error = self.reject.map(Reject::code),
-            key_id = self.key.as_deref(),
-            duration_ms = took.as_micros() as f64 / 1e3,
-            upstream_ms = self.upstream.map(|d| d.as_micros() as f64 / 1e3),
-            bytes_received = self.received,
-            bytes_sent = sent,
-            sample = (part < 1.0).then_some(part),
-            aborted = (!complete).then_some(true),
-            closed_by = closed.map(|closed| closed.by.as_str()),
-            code_class = closed.map(|closed| closed.class.as_str()),
-            cut = closed.and_then(|closed| closed.cut.then_some(true)),
-        );
+        let milliseconds = |took: Duration| took.as_micros() as f64 / 1e3;
+        let line = Line {
+            request_id: self.request_id.to_str().unwrap_or_default(),
+            client: self.client,
+            peer: &self.peer.text,
+            proto: if self.version == Version::HTTP_2 {
+                "h2"
+            } else {
+                "h1"
+            },
+            trace_id: self.trace.as_ref().map(|trace| TraceId(trace.id)),
+            method: METHODS[self.method],
+            route: self.route.as_str(),
+            status: self.status.as_u16(),
+            error: self.reject.map(Reject::code),
+            key_id: self.key.as_deref(),
+            duration_ms: milliseconds(took),
+            upstream_ms: self.upstream.map(milliseconds),
+            bytes_received: self.received,
+            bytes_sent: sent,
+            sample: (part < 1.0).then_some(part),
+            aborted: (!complete).then_some(true),
+            closed_by: closed.map(|closed| closed.by.as_str()),
+            code_class: closed.map(|closed| closed.class.as_str()),
+            cut: closed.and_then(|closed| closed.cut.then_some(true)),
+        };
+        match &self.recorder.lines {
+            Some(lines) => lines.borrow_mut().write(&line),
+            None => line.tell(),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::config::Sample;
 
 /// What part is written, for each class of status. Changes while requests go on.
 #[derive(Debug)]
-pub struct Sampling([AtomicU64; 4]);
+pub(super) struct Sampling([AtomicU64; 4]);
 
 impl Sampling {
     /// As `sample` says.

@@ -135,6 +135,68 @@ async fn the_id_of_the_line_is_that_of_the_answer_and_of_the_request_to_the_back
     assert_eq!(gateway.requests()[2]["request_id"], id);
 }
 
+/// The names in a line, in their order.
+fn names(line: &str) -> Vec<String> {
+    let parts = line.split("\"").collect::<Vec<_>>();
+    let named = parts.windows(2).filter(|two| two[1].starts_with(':'));
+    named.map(|two| two[0].to_owned()).collect()
+}
+
+#[tokio::test]
+async fn lines_of_requests_have_the_form_of_all_others() {
+    let backend = backend();
+    let gateway = Gateway::before(&backend).start().await;
+    let mut client = Client::connect(&gateway, Proto::H1).await;
+    client.get("/cobrowsing/api/visitors/list/latest").await;
+    client
+        .call(
+            "GET",
+            "/cobrowsing/200",
+            &[("x-forwarded-for", "192.0.2.7")],
+            "",
+        )
+        .await;
+    until("its lines", || gateway.requests().len() == 2).await;
+    let log = gateway.log();
+    let line = |what: &str| log.iter().find(|line| line.contains(what)).unwrap();
+    let (event, refused, page) = (
+        line("\"started\""),
+        line("\"status\":401"),
+        line("\"status\":200"),
+    );
+    for line in [event, refused, page] {
+        assert_eq!(names(line)[..2], ["timestamp", "level"], "{line}");
+        assert_eq!(names(line).last().unwrap(), "target", "{line}");
+        let told: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(told["level"], "INFO");
+        // To the microsecond, in UTC.
+        let time = told["timestamp"].as_str().unwrap();
+        let shape: String = time
+            .chars()
+            .map(|c| if c.is_ascii_digit() { '0' } else { c })
+            .collect();
+        assert_eq!(shape, "0000-00-00T00:00:00.000000Z", "{line}");
+    }
+    assert_eq!(
+        names(refused)[2..],
+        [
+            "request_id",
+            "peer",
+            "proto",
+            "method",
+            "route",
+            "status",
+            "error",
+            "duration_ms",
+            "bytes_received",
+            "bytes_sent",
+            "target"
+        ]
+    );
+    assert!(names(page).contains(&"upstream_ms".to_owned()), "{page}");
+    assert!(refused.ends_with(r#""target":"access"}"#), "{refused}");
+}
+
 /// A terminal of its own: what the gateway writes to it, by line.
 #[tokio::test]
 async fn on_a_terminal_it_is_text_for_people_and_elsewhere_json() {
