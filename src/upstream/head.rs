@@ -11,6 +11,8 @@ use crate::framing;
 const MAX_HEAD: usize = 64 << 10;
 /// The most header fields of an answer.
 const MAX_FIELDS: usize = 128;
+/// Fields that the answer gets before it goes to the client: its id, and two that tell of limits.
+const MORE_FIELDS: usize = 3;
 
 /// How the body is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +71,7 @@ pub(super) fn take(buffer: &mut BytesMut, asked_head: bool) -> Result<Option<Hea
 
     let mut head = Head {
         status,
-        headers: HeaderMap::with_capacity(count),
+        headers: HeaderMap::with_capacity(count + MORE_FIELDS),
         framing: Framing::None,
         persistent: http_1_1,
         keep_alive: None,
