@@ -6,7 +6,7 @@
 //! meant to be taken.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,12 +23,23 @@ use governor::{NotUntil, Quota, RateLimiter};
 pub(super) type Until = NotUntil<<DefaultClock as Clock>::Instant>;
 
 /// Whose bucket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Whose {
     /// A digest of the key's name; 0 where keys make no difference.
     pub(super) key: u64,
     /// The client's network; unspecified where clients make no difference.
     pub(super) client: IpAddr,
+}
+
+impl Hash for Whose {
+    /// In two words. What is derived for an address hashes its kind, its length and its bytes.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.key);
+        match self.client {
+            IpAddr::V4(v4) => state.write_u32(v4.to_bits()),
+            IpAddr::V6(v6) => state.write_u128(v6.to_bits()),
+        }
+    }
 }
 
 impl Whose {
