@@ -8,19 +8,16 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 
 /// A request's body.
 pub enum Inbound {
     /// There is none.
     None,
-    /// Read from the connection the request came on.
-    Http1(Rc<dyn Wire>),
-    /// A stream of an HTTP/2 connection.
-    Http2(Incoming),
+    /// It comes on the client's connection.
+    Stream(Rc<dyn Wire>),
 }
 
-/// A connection with one request's body on it.
+/// Where one request's body comes from.
 pub trait Wire {
     /// The next piece; trailers are dropped.
     fn poll_body(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Unfinished>>>;
@@ -50,30 +47,25 @@ impl HttpBody for Inbound {
     ) -> Poll<Option<Result<Frame<Bytes>, Unfinished>>> {
         match self.get_mut() {
             Self::None => Poll::Ready(None),
-            Self::Http1(wire) => wire
+            Self::Stream(wire) => wire
                 .poll_body(cx)
                 .map(|piece| piece.map(|data| data.map(Frame::data))),
-            Self::Http2(stream) => Pin::new(stream)
-                .poll_frame(cx)
-                .map_err(|_broken| Unfinished),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::None => true,
-            Self::Http1(wire) => wire.left() == Some(0),
-            Self::Http2(stream) => stream.is_end_stream(),
+            Self::Stream(wire) => wire.left() == Some(0),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::None => SizeHint::with_exact(0),
-            Self::Http1(wire) => wire
+            Self::Stream(wire) => wire
                 .left()
                 .map_or_else(SizeHint::default, SizeHint::with_exact),
-            Self::Http2(stream) => stream.size_hint(),
         }
     }
 }

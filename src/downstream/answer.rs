@@ -1,18 +1,18 @@
 //! Writing an answer over HTTP/1.1: head and small body in one TLS record, large bodies straight
 //! from where they were read to.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Poll, ready};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Body as _;
 
+use super::date;
 use super::wire::Wire;
 use crate::pipeline::AnswerBody;
 
@@ -35,7 +35,6 @@ const RECORD: usize = 16 << 10;
 thread_local! {
     /// A buffer that nobody uses now.
     static SPARE: Cell<BytesMut> = Cell::new(BytesMut::new());
-    static DATE_LINE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
 }
 
 /// Writes an answer whole; `Ok(true)`: the connection may be used again. On an error it ends in the
@@ -158,21 +157,10 @@ fn head_lines(out: &mut BytesMut, status: StatusCode, headers: &HeaderMap) {
         out.extend_from_slice(b"\r\n");
     }
     if !headers.contains_key(DATE) {
-        date(out);
+        date::with(|date| {
+            out.extend_from_slice(b"date: ");
+            out.extend_from_slice(date.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        });
     }
-}
-
-/// A `Date`, formatted once a second.
-fn date(out: &mut BytesMut) {
-    let now = SystemTime::now();
-    let second = now
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    DATE_LINE.with_borrow_mut(|(at, line)| {
-        if *at != second {
-            *at = second;
-            *line = format!("date: {}\r\n", httpdate::fmt_http_date(now));
-        }
-        out.extend_from_slice(line.as_bytes());
-    });
 }

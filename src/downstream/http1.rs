@@ -78,7 +78,7 @@ async fn exchange(wire: &Rc<Wire>, head: Head, bounds: Bounds) -> Option<Ended> 
     let body = if head.body.is_done() || head.flaw.is_some() {
         Inbound::None
     } else {
-        Inbound::Http1(Rc::clone(wire) as Rc<_>)
+        Inbound::Stream(Rc::clone(wire) as Rc<_>)
     };
     wire.begin(head.body, head.expects_continue);
     let request = Request::from_parts(head.request, body);

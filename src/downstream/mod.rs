@@ -1,13 +1,12 @@
 //! The client's side: listeners, PROXY protocol, TLS handshakes, connections.
 
 mod answer;
-mod batch;
 mod clock;
 mod connection;
-pub mod frames;
+mod date;
 pub mod head;
 mod http1;
-mod http2;
+pub mod http2;
 mod limits;
 mod listener;
 pub mod proxy;

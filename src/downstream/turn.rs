@@ -1,8 +1,8 @@
 //! How long HTTP/2 connections may hold their worker's event loop.
 //!
-//! A hundred streams that a client opens at once are a hundred tasks that are ready at once, and
-//! whoever comes after them waits for them all: on the worker, the connection is what takes turns, not
-//! the stream. Its tasks share a slice of time. Who has used it up queues with the others of the worker
+//! A hundred streams that a client opens at once are a hundred requests that are ready at once, and
+//! whoever comes after them would wait for them all. So a connection has a slice of time for all it
+//! does. Who has used it up queues with the others of the worker
 //! that want more, and each time the loop goes round, one of them gets another slice: however many
 //! there are, a round is as long as one slice and what everybody else needs.
 
@@ -26,27 +26,18 @@ struct Waiters {
     round: Cell<u32>,
 }
 
-/// The time that the tasks of one connection used of their slice.
+/// The time that one connection used of its slice.
 pub(super) struct Turns {
     queue: Queue,
     used: Cell<Duration>,
-    /// The round in which a task was polled last.
+    /// The round in which it was polled last.
     round: Cell<u32>,
-    /// When the task that is being polled, was.
+    /// When the poll that is under way began.
     since: Cell<Instant>,
-    polling: Cell<bool>,
     queued: Cell<bool>,
-    /// Counts slices.
-    turn: Cell<u32>,
-    /// Tasks that wait for the next one.
-    tasks: RefCell<Vec<Waker>>,
-    /// Of the task that is being polled, where it is the connection's own.
-    within: Cell<Waiting>,
+    /// Of its task, while it waits for its next slice.
+    task: Cell<Option<Waker>>,
 }
-
-/// What a task remembers that waits for a turn: the one it waits in.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Waiting(Option<u32>);
 
 impl Queue {
     fn join(&self, turns: &Rc<Turns>) {
@@ -82,18 +73,14 @@ impl Turns {
             used: Cell::default(),
             round: Cell::default(),
             since: Cell::new(Instant::now()),
-            polling: Cell::default(),
             queued: Cell::default(),
-            turn: Cell::default(),
-            tasks: RefCell::default(),
-            within: Cell::default(),
+            task: Cell::default(),
         })
     }
 
     /// Polls `work` if there is time left in the slice; otherwise the task is woken in the next.
     pub(super) fn poll<T>(
         self: &Rc<Self>,
-        waiting: &mut Waiting,
         cx: &mut Context<'_>,
         work: impl FnOnce(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
@@ -103,33 +90,30 @@ impl Turns {
             self.used.set(Duration::ZERO);
         }
         if self.queued.get() || self.used.get() > SLICE {
-            return self.wait(waiting, cx);
+            return self.wait(cx);
         }
-        let begun = Instant::now();
-        self.since.set(begun);
-        self.polling.set(true);
+        self.since.set(Instant::now());
         let done = work(cx);
-        self.polling.set(false);
-        self.used.set(self.used.get() + begun.elapsed());
+        self.used.set(self.used.get() + self.since.get().elapsed());
         done
+    }
+
+    /// Within a poll: whether the slice is used up.
+    pub(super) fn is_over(&self) -> bool {
+        self.queued.get() || self.used.get() + self.since.get().elapsed() > SLICE
     }
 
     /// Within a poll: [`Poll::Pending`], and woken in the next slice, when this one is used up.
     pub(super) fn poll_enough(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let spent = || self.used.get() + self.since.get().elapsed() > SLICE;
-        if !self.polling.get() || !(self.queued.get() || spent()) {
-            return Poll::Ready(());
+        if self.is_over() {
+            self.wait(cx)
+        } else {
+            Poll::Ready(())
         }
-        let mut waiting = self.within.get();
-        let pending = self.wait(&mut waiting, cx);
-        self.within.set(waiting);
-        pending
     }
 
-    fn wait<T>(self: &Rc<Self>, waiting: &mut Waiting, cx: &mut Context<'_>) -> Poll<T> {
-        if waiting.0.replace(self.turn.get()) != Some(self.turn.get()) {
-            self.tasks.borrow_mut().push(cx.waker().clone());
-        }
+    fn wait<T>(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<T> {
+        self.task.set(Some(cx.waker().clone()));
         if !self.queued.replace(true) {
             self.queue.join(self);
         }
@@ -138,10 +122,9 @@ impl Turns {
 
     fn begin(&self) {
         self.queued.set(false);
-        self.turn.set(self.turn.get().wrapping_add(1));
         self.used.set(Duration::ZERO);
         self.round.set(self.queue.0.round.get());
-        for task in self.tasks.take() {
+        if let Some(task) = self.task.take() {
             task.wake();
         }
     }
@@ -161,35 +144,6 @@ mod tests {
     }
 
     #[tokio::test(flavor = "local")]
-    async fn many_tasks_of_one_connection_do_not_go_before_what_comes_after_them() {
-        let turns = Turns::new(Queue::default());
-        let done: Rc<RefCell<Vec<u32>>> = Rc::default();
-        let mut tasks = Vec::new();
-        for n in 0..50 {
-            let (turns, done) = (Rc::clone(&turns), Rc::clone(&done));
-            tasks.push(tokio::task::spawn_local(async move {
-                let mut waiting = Waiting::default();
-                let each = |_: &mut Context<'_>| {
-                    work(SLICE / 2);
-                    Poll::Ready(())
-                };
-                poll_fn(|cx| turns.poll(&mut waiting, cx, each)).await;
-                done.borrow_mut().push(n);
-            }));
-        }
-        let seen = Rc::clone(&done);
-        let other = tokio::task::spawn_local(async move { seen.borrow().len() });
-        // 0.2 ms take two or three of them.
-        assert!((1..=3).contains(&other.await.unwrap()));
-        for task in tasks {
-            task.await.unwrap();
-        }
-        let mut done = done.take();
-        done.sort_unstable();
-        assert_eq!(done, (0..50).collect::<Vec<_>>(), "each had its turn");
-    }
-
-    #[tokio::test(flavor = "local")]
     async fn of_many_connections_that_want_more_one_has_a_turn_in_each_round() {
         const PIECES: u32 = 8;
         let queue = Queue::default();
@@ -198,13 +152,12 @@ mod tests {
         for _ in 0..20 {
             let (turns, done) = (Turns::new(queue.clone()), Rc::clone(&done));
             tasks.push(tokio::task::spawn_local(async move {
-                let mut waiting = Waiting::default();
                 for _ in 0..PIECES {
                     let each = |_: &mut Context<'_>| {
                         work(SLICE);
                         Poll::Ready(())
                     };
-                    poll_fn(|cx| turns.poll(&mut waiting, cx, each)).await;
+                    poll_fn(|cx| turns.poll(cx, each)).await;
                     done.set(done.get() + 1);
                     // Ready again at once.
                     let mut went = false;
@@ -239,9 +192,9 @@ mod tests {
     #[tokio::test(flavor = "local")]
     async fn one_poll_that_takes_too_long_goes_on_in_the_next_round() {
         let turns = Turns::new(Queue::default());
-        let (mut waiting, mut polls, mut pieces) = (Waiting::default(), 0, 0);
+        let (mut polls, mut pieces) = (0, 0);
         poll_fn(|cx| {
-            turns.poll(&mut waiting, cx, |cx| {
+            turns.poll(cx, |cx| {
                 polls += 1;
                 while pieces < 10 {
                     std::task::ready!(turns.poll_enough(cx));
@@ -254,11 +207,5 @@ mod tests {
         .await;
         assert_eq!(pieces, 10);
         assert!(polls > 3, "{polls}");
-        // Outside of a poll nothing is held back.
-        assert!(
-            poll_fn(|cx| Poll::Ready(turns.poll_enough(cx)))
-                .await
-                .is_ready()
-        );
     }
 }

@@ -25,8 +25,12 @@ use crate::reject::Reject;
 const READ: usize = 16 << 10;
 
 thread_local! {
-    /// Where bytes are read to before it is known that there are any.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
+}
+
+/// Gives `read` a place for bytes of which it is not known yet that there are any.
+pub(super) fn with_scratch<T>(read: impl FnOnce(&mut [u8]) -> T) -> T {
+    SCRATCH.with_borrow_mut(|scratch| read(scratch))
 }
 
 pub(super) struct Wire {
@@ -47,7 +51,7 @@ struct Inner {
 impl Inner {
     /// Reads ahead; 0 is the end.
     fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        SCRATCH.with_borrow_mut(|scratch| {
+        with_scratch(|scratch| {
             let mut read = ReadBuf::new(scratch);
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
             self.buffer.extend_from_slice(read.filled());
@@ -190,7 +194,7 @@ impl Wire {
         poll_fn(|cx| {
             let inner = &mut *self.inner.borrow_mut();
             let socket = inner.stream.get_mut().0;
-            SCRATCH.with_borrow_mut(|scratch| {
+            with_scratch(|scratch| {
                 loop {
                     let mut waste = ReadBuf::new(scratch);
                     let read = ready!(Pin::new(&mut *socket).poll_read(cx, &mut waste));

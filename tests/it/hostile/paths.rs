@@ -489,28 +489,8 @@ async fn refused(ways: &[Way]) {
 }
 
 #[tokio::test]
-async fn a_fragment_is_refused_over_http_1() {
-    refused(&[Way::H1, Way::Upgrade]).await;
-}
-
-/// The framing library cuts the target before anybody sees it.
-#[tokio::test]
-async fn a_fragment_over_http_2_is_cut_and_what_is_left_is_what_is_judged_and_sent() {
-    let backend = Backend::well();
-    let gateway = Gateway::before(&backend).start().await;
-    for (target, arrives) in [
-        (&b"/cobrowsing/x#/../api"[..], "/x"),
-        (b"/cobrowsing/#", "/"),
-        (b"/cobrowsing/x?a#b", "/x?a"),
-    ] {
-        let outcome = send(&gateway, Way::H2, &get(target, &[])).await;
-        assert_eq!(outcome.status, Some(200), "P9 {arrives}");
-        assert_eq!(backend.last().target, arrives, "P9");
-    }
-    backend.forget();
-    let outcome = send(&gateway, Way::H2, &get(b"/cobrowsing/api#y", &[])).await;
-    assert_eq!(outcome.status, Some(401), "P9");
-    assert!(backend.requests().is_empty(), "P9");
+async fn a_fragment_is_refused() {
+    refused(&[Way::H1, Way::Upgrade, Way::H2]).await;
 }
 
 #[tokio::test]
