@@ -35,7 +35,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::frame::{PREFACE, kind, settings, write};
-    use super::replay;
+    use super::{Bounds, Link, replay};
 
     /// Of the request that follows: GET https / of `a`, remembered.
     const GET: &[u8] = &[0x82, 0x87, 0x84, 0x41, 1, b'a'];
@@ -75,6 +75,23 @@ mod tests {
         );
         assert!(told[1].contains("https://a/"), "{told:?}");
         assert!(told[2].starts_with("None 3"), "{told:?}");
+    }
+
+    #[test]
+    fn who_takes_nothing_is_not_read_from_until_it_does() {
+        let bounds = Bounds {
+            bytes: 4 << 10,
+            fields: 20,
+        };
+        let mut link = Link::new(bounds, 10, 10_000);
+        let pings: Vec<_> = (0..5000).map(|_| (kind::PING, 0, 0, vec![7; 8])).collect();
+        assert!(link.receive(&said(&pings), || false).is_ok());
+        assert!(link.is_congested());
+        let all = link.unwritten().len();
+        assert!(!link.wrote(10) && link.is_congested());
+        // Reading goes on, and whoever waits for that is told.
+        assert!(link.wrote(all / 2) && !link.is_congested());
+        assert!(!link.wrote(all - all / 2 - 10) && link.unwritten().is_empty());
     }
 
     #[test]
