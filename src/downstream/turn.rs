@@ -2,9 +2,9 @@
 //!
 //! A hundred streams that a client opens at once are a hundred requests that are ready at once, and
 //! whoever comes after them would wait for them all. So a connection has a slice of time for all it
-//! does. Who has used it up queues with the others of the worker
-//! that want more, and each time the loop goes round, one of them gets another slice: however many
-//! there are, a round is as long as one slice and what everybody else needs.
+//! does. Who has used it up queues with the others of the worker that want more, and each time the loop
+//! goes round, one of them gets another slice: however many there are, a round is as long as one slice
+//! and what everybody else needs.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use http::{Method, Response, StatusCode};
 use http_body::Body as _;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::super::limits::Asked as Counted;
 use super::frame::Code;
@@ -147,6 +147,7 @@ impl Writing<'_> {
             let (room, closed) = link.borrow().room(self.stream);
             // What the client does not take is not asked for.
             if closed {
+                link.borrow_mut().wait_for_room(self.stream, given > 0);
                 return self.poll_stall(cx);
             }
             self.stalled = None;
@@ -186,9 +187,17 @@ impl Writing<'_> {
         let stalled = self
             .stalled
             .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-        ready!(stalled.as_mut().poll(cx));
-        self.shared.session.count_stall();
         let link = &self.shared.link;
+        loop {
+            ready!(stalled.as_mut().poll(cx));
+            // What the client takes of others is no stall of this one.
+            let until = link.borrow().opened + patience;
+            if self.stream.takes.get() <= 0 || until <= Instant::now() {
+                break;
+            }
+            stalled.as_mut().reset(until);
+        }
+        self.shared.session.count_stall();
         link.borrow_mut().reset(self.stream.id, Code::Cancel);
         Poll::Ready(())
     }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use http::{HeaderMap, StatusCode};
+use tokio::time::Instant;
 
 use super::super::date;
 use super::super::head::Bounds;
@@ -21,7 +22,7 @@ const WINDOW: u32 = 1 << 20;
 const ROOM: usize = 32 << 10;
 /// No more is read while more than this waits to be written.
 const CONGESTED: usize = 2 * ROOM;
-/// Streams that ended before their requests did: what is still on its way on them is no mistake.
+/// Streams that ended before their requests did, or as many as a client may have at a time: what is still on its way on them is no mistake.
 const ENDED_EARLY: usize = 256;
 /// Marks the PING after which a client knows that it is to leave.
 const LEAVE: &[u8; 8] = b"farewell";
@@ -91,7 +92,9 @@ pub(super) struct Link {
     /// Frames that are to be written.
     out: Vec<u8>,
     written: usize,
-    /// Streams that wait for room: those that had some since it was made, and those that had none.
+    /// When the client took something last: opened the window of the connection.
+    pub(super) opened: Instant,
+    /// Streams that wait for room, or for the connection's window: those that had some since it was made, and those that had none.
     had_room: Vec<Rc<Stream>>,
     want_room: Vec<Rc<Stream>>,
 }
@@ -129,6 +132,7 @@ impl Link {
             largest_frame: LARGEST,
             out,
             written: 0,
+            opened: Instant::now(),
             had_room: Vec::new(),
             want_room: Vec::new(),
         }
@@ -148,7 +152,7 @@ impl Link {
     }
 
     fn remember(&mut self, id: u32) {
-        if self.ended_early.len() == ENDED_EARLY {
+        if self.ended_early.len() >= ENDED_EARLY.max(self.most_streams) {
             self.ended_early.pop_front();
         }
         self.ended_early.push_back(id);
@@ -288,12 +292,29 @@ impl Link {
         }
         self.written = 0;
         spare::give(std::mem::take(&mut self.out));
+        self.wake_waiting() || flows
+    }
+
+    /// Wakes who waits for room or for the connection's window; `false`: nobody does.
+    fn wake_waiting(&mut self) -> bool {
         let awaited = !(self.want_room.is_empty() && self.had_room.is_empty());
         // Who had none goes first.
         for stream in self.want_room.drain(..).chain(self.had_room.drain(..)) {
+            stream.waits.set(false);
             stream.wake();
         }
-        awaited || flows
+        awaited
+    }
+
+    /// The client would take so many bytes more; `false`: that is more than there can be.
+    pub(super) fn open(&mut self, by: i64) -> bool {
+        let was_shut = self.takes <= 0;
+        self.takes += by;
+        self.opened = Instant::now();
+        if was_shut && self.takes > 0 {
+            self.wake_waiting();
+        }
+        self.takes <= i64::from(MOST)
     }
 
     /// Bytes of a body that may be appended for `stream`; 0: not now. The second tells whether it is
@@ -313,6 +334,9 @@ impl Link {
 
     /// Has `stream` woken when there is room again; `had`: it had some this time.
     pub(super) fn wait_for_room(&mut self, stream: &Rc<Stream>, had: bool) {
+        if stream.waits.replace(true) {
+            return;
+        }
         let list = if had {
             &mut self.had_room
         } else {

@@ -141,7 +141,8 @@ impl Link {
             kind::HEADERS => self.headers(header, payload),
             kind::CONTINUATION => self.continuation(header, payload),
             kind::PRIORITY if header.stream == 0 => Err(PROTOCOL),
-            kind::PRIORITY if payload.len() != 5 => self.refuse(header.stream, Code::FrameSize),
+            // Of a stream that may not have begun: one that has not cannot be reset.
+            kind::PRIORITY if payload.len() != 5 => Err(FRAME_SIZE),
             kind::RST_STREAM => self.reset_by_client(header.stream, payload),
             kind::SETTINGS => self.settings(header, payload),
             kind::PUSH_PROMISE => Err(PROTOCOL),
@@ -449,17 +450,10 @@ impl Link {
             .ok_or(FRAME_SIZE)?;
         let by = i64::from(u32::from_be_bytes(bytes) & MOST);
         if id == 0 {
-            self.takes += by;
             if by == 0 {
                 return Err(PROTOCOL);
             }
-            if self.takes > i64::from(MOST) {
-                return Err(FLOW);
-            }
-            for stream in &self.streams {
-                stream.wake();
-            }
-            return Ok(());
+            return if self.open(by) { Ok(()) } else { Err(FLOW) };
         }
         if id > self.newest && !self.has_left() {
             return Err(PROTOCOL);

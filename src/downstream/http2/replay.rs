@@ -32,6 +32,8 @@ pub fn replay(bytes: &[u8], piece: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use proptest::prelude::*;
 
     use super::super::frame::{PREFACE, kind, settings, write};
@@ -92,6 +94,29 @@ mod tests {
         // Reading goes on, and whoever waits for that is told.
         assert!(link.wrote(all / 2) && !link.is_congested());
         assert!(!link.wrote(all - all / 2 - 10) && link.unwritten().is_empty());
+    }
+
+    #[test]
+    fn who_waits_is_remembered_once_and_who_had_none_goes_first() {
+        let bounds = Bounds {
+            bytes: 4 << 10,
+            fields: 20,
+        };
+        let mut link = Link::new(bounds, 10, 1000);
+        let get = |stream| (kind::HEADERS, 5, stream, GET.to_vec());
+        assert!(link.receive(&said(&[get(1), get(3)]), || false).is_ok());
+        let [first, second] = [0, 1].map(|n| Rc::clone(&link.begun[n].stream));
+        for _ in 0..9 {
+            link.wait_for_room(&first, true);
+            link.wait_for_room(&second, false);
+        }
+        assert_eq!(Rc::strong_count(&first), Rc::strong_count(&second));
+        assert_eq!(Rc::strong_count(&first), 4, "streams, begun, waiting, here");
+        // A window that was open is no news; one that was shut is.
+        assert!(link.open(1) && first.waits.get());
+        assert!(link.open(-70_000) && first.waits.get());
+        assert!(link.open(70_000) && !first.waits.get() && !second.waits.get());
+        assert!(!link.open(1 << 31));
     }
 
     #[test]

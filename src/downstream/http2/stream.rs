@@ -15,6 +15,8 @@ pub(super) struct Stream {
     pub(super) takes: Cell<i64>,
     /// The request's body.
     pub(super) body: RefCell<Incoming>,
+    /// It is among those that wait for room, or for the connection's window.
+    pub(super) waits: Cell<bool>,
     reset: Cell<bool>,
     /// Of its task, while that waits.
     waker: Cell<Option<Waker>>,
@@ -52,6 +54,7 @@ impl Stream {
                 unwanted: ended,
                 broken: false,
             }),
+            waits: Cell::new(false),
             reset: Cell::new(false),
             waker: Cell::new(None),
         }
