@@ -4,10 +4,13 @@
 //! spread their ends ([`Drain::moment`]). Then, where somebody is in a hurry, [`Drain::hurry`]: no
 //! tunnel waits for its moment any more. Then, at the deadline, [`Drain::cut`]: end at once.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
@@ -27,12 +30,69 @@ pub struct Drain(Arc<Signals>);
 
 #[derive(Debug, Default)]
 struct Signals {
-    stop: CancellationToken,
-    hurry: CancellationToken,
-    cut: CancellationToken,
+    stop: Signal,
+    hurry: Signal,
+    cut: Signal,
     tasks: TaskTracker,
     /// Made by the first `stop`, the same for all workers.
     plan: Arc<OnceLock<Plan>>,
+}
+
+/// A token, and whether it was cancelled where that can be seen without its lock.
+#[derive(Debug, Default)]
+struct Signal {
+    token: CancellationToken,
+    given: Arc<AtomicBool>,
+}
+
+impl Signal {
+    fn give(&self) {
+        self.given.store(true, Ordering::Release);
+        self.token.cancel();
+    }
+
+    fn is_given(&self) -> bool {
+        self.given.load(Ordering::Acquire)
+    }
+
+    fn child(&self) -> Self {
+        Self {
+            token: self.token.child_token(),
+            given: Arc::clone(&self.given),
+        }
+    }
+
+    fn wait(&self) -> Given<'_> {
+        Given {
+            cancelled: self.token.cancelled(),
+            given: &self.given,
+            registered: false,
+        }
+    }
+}
+
+pin_project! {
+    /// Resolves when a signal is given. To be polled by one task: it is registered with the token once, not
+    /// with each of its polls.
+    pub struct Given<'s> {
+        #[pin]
+        cancelled: WaitForCancellationFuture<'s>,
+        given: &'s AtomicBool,
+        registered: bool,
+    }
+}
+
+impl Future for Given<'_> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        let registered = std::mem::replace(this.registered, true);
+        if registered && !this.given.load(Ordering::Acquire) {
+            return Poll::Pending;
+        }
+        this.cancelled.poll(cx)
+    }
 }
 
 /// How the process leaves.
@@ -67,29 +127,29 @@ impl Drain {
             first: fastrand::f64(),
             drawn: AtomicU32::new(0),
         });
-        self.0.stop.cancel();
+        self.0.stop.give();
         self.0.tasks.close();
     }
 
     /// Asks every task to finish now, not at its moment.
     pub fn hurry(&self) {
-        self.0.hurry.cancel();
+        self.0.hurry.give();
     }
 
     /// Ends every task.
     pub fn cut(&self) {
-        self.0.stop.cancel();
-        self.0.hurry.cancel();
-        self.0.cut.cancel();
+        self.0.stop.give();
+        self.0.hurry.give();
+        self.0.cut.give();
     }
 
     /// The same signals and tasks for one worker, whose connections then wait on locks that no
     /// other core takes.
     pub fn for_worker(&self) -> Self {
         Self(Arc::new(Signals {
-            stop: self.0.stop.child_token(),
-            hurry: self.0.hurry.child_token(),
-            cut: self.0.cut.child_token(),
+            stop: self.0.stop.child(),
+            hurry: self.0.hurry.child(),
+            cut: self.0.cut.child(),
             tasks: self.0.tasks.clone(),
             plan: Arc::clone(&self.0.plan),
         }))
@@ -97,7 +157,7 @@ impl Drain {
 
     /// Whether tasks are asked to finish.
     pub fn is_stopping(&self) -> bool {
-        self.0.stop.is_cancelled()
+        self.0.stop.is_given()
     }
 
     /// Why, once they are asked to.
@@ -118,18 +178,18 @@ impl Drain {
     }
 
     /// Resolves when tasks are asked to finish.
-    pub fn stopping(&self) -> WaitForCancellationFuture<'_> {
-        self.0.stop.cancelled()
+    pub fn stopping(&self) -> Given<'_> {
+        self.0.stop.wait()
     }
 
     /// Resolves when no task is to wait for its moment any more.
-    pub fn hurrying(&self) -> WaitForCancellationFuture<'_> {
-        self.0.hurry.cancelled()
+    pub fn hurrying(&self) -> Given<'_> {
+        self.0.hurry.wait()
     }
 
     /// Resolves when tasks are to end at once.
-    pub fn cutting(&self) -> WaitForCancellationFuture<'_> {
-        self.0.cut.cancelled()
+    pub fn cutting(&self) -> Given<'_> {
+        self.0.cut.wait()
     }
 
     /// Resolves when [`Self::stop`] was called and no task is left.

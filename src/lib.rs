@@ -19,6 +19,7 @@
 //! is reached only through a socket.
 
 pub mod admin;
+pub mod alarm;
 pub mod body;
 pub mod config;
 pub mod downstream;

@@ -1,11 +1,11 @@
 //! The deadlines of a connection.
 
-use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
+use crate::alarm::Alarm;
 use crate::pipeline::Session;
 use crate::snapshot::ConnectionLimits;
 
@@ -20,14 +20,13 @@ pub(super) enum Late {
     Quiet,
 }
 
-/// One timer, looked at when it runs out, not moved with every request. The session tells when
-/// requests begin and end.
+/// One alarm for all of them. The session tells when requests begin and end.
 pub(super) struct Clock<'s> {
     session: &'s Session,
     header: Duration,
     write_stall: Duration,
     keep_alive: Duration,
-    timer: Pin<Box<Sleep>>,
+    alarm: Alarm,
     begun: Instant,
 }
 
@@ -38,7 +37,7 @@ impl<'s> Clock<'s> {
             header: limits.header,
             write_stall: limits.write_stall,
             keep_alive: limits.keep_alive,
-            timer: Box::pin(tokio::time::sleep(limits.header)),
+            alarm: Alarm::new(limits.header),
             begun: Instant::now(),
         }
     }
@@ -75,24 +74,10 @@ impl<'s> Clock<'s> {
     }
 
     /// Ready when the connection is to be closed.
-    pub(super) fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Late> {
-        let deadline = self.deadline();
-        if let Some((at, _)) = deadline
-            && at < self.timer.deadline()
-        {
-            self.timer.as_mut().reset(at);
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Late> {
+        match self.deadline() {
+            Some((end, late)) => self.alarm.poll(cx, end).map(|()| late),
+            None => Poll::Pending,
         }
-        while self.timer.as_mut().poll(cx).is_ready() {
-            let now = Instant::now();
-            match deadline {
-                Some((at, late)) if at <= now => return Poll::Ready(late),
-                Some((at, _)) => self.timer.as_mut().reset(at),
-                None => {
-                    let next = now + self.keep_alive;
-                    self.timer.as_mut().reset(next);
-                }
-            }
-        }
-        Poll::Pending
     }
 }

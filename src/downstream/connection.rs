@@ -8,14 +8,12 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
-
 use super::clock::{Clock, Late};
 use super::head::Bounds;
 use super::http1::{self, Ended};
 use super::http2;
 use super::limits::Place;
+use super::socket::ClientStream;
 use super::turn::Queue;
 use super::wire::Wire;
 use crate::peer::Peer;
@@ -29,7 +27,7 @@ use crate::upstream::tunnel;
 /// What HTTP needs is made here and moved into the task as it is: an async function would hold it
 /// twice, once as argument, for as long as the connection lives.
 pub(super) fn serve(
-    stream: TlsStream<TcpStream>,
+    stream: ClientStream,
     worker: Rc<Worker>,
     peer: Rc<Peer>,
     limits: &Arc<ConnectionLimits>,
@@ -83,7 +81,7 @@ impl Drop for Held {
 }
 
 fn serve_h1(
-    stream: TlsStream<TcpStream>,
+    stream: ClientStream,
     session: Rc<Session>,
     limits: &Arc<ConnectionLimits>,
     held: Held,
@@ -98,7 +96,7 @@ fn serve_h1(
         let session = &wire.session;
         let ended = {
             let mut conversation = pin!(http1::converse(&wire, bounds));
-            let mut clock = pin!(Clock::new(session, &limits));
+            let mut clock = Clock::new(session, &limits);
             let mut stop = pin!(session.worker.drain.stopping());
             let mut cut = pin!(session.worker.drain.cutting());
             let mut stopping = false;
@@ -125,7 +123,7 @@ fn serve_h1(
                 if cut.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Ok(Ended::Broken));
                 }
-                clock.as_mut().poll(cx).map(Err)
+                clock.poll(cx).map(Err)
             })
             .await
         };
@@ -160,7 +158,7 @@ fn serve_h1(
 
 /// Carries the bytes of a tunnel until it ends.
 fn carry(
-    stream: TlsStream<TcpStream>,
+    stream: ClientStream,
     ahead: bytes::Bytes,
     agreed: Tunnel,
     session: &Session,

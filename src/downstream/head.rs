@@ -1,6 +1,8 @@
 //! Reading the head of an HTTP/1.1 request, strictly: what two servers could read in two ways is
 //! refused (RFC 9112 sections 2.2, 3, 5 and 6).
 
+use std::mem::MaybeUninit;
+
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use http::{header, request};
@@ -85,12 +87,10 @@ impl Scan {
         *self = Self::default();
         let bytes = buffer.split_to(length).freeze();
         if bounds.fields <= USUAL_FIELDS {
-            parse(
-                &bytes,
-                &mut [httparse::EMPTY_HEADER; USUAL_FIELDS][..bounds.fields],
-            )
+            let mut fields = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
+            parse(&bytes, &mut fields[..bounds.fields])
         } else {
-            parse(&bytes, &mut vec![httparse::EMPTY_HEADER; bounds.fields])
+            parse(&bytes, &mut vec![MaybeUninit::uninit(); bounds.fields])
         }
         .map(Some)
     }
@@ -107,10 +107,13 @@ fn begins_like_a_request(line: &[u8]) -> bool {
 /// As many fields need no allocation.
 const USUAL_FIELDS: usize = 100;
 
-fn parse<'b>(bytes: &'b Bytes, fields: &mut [httparse::Header<'b>]) -> Result<Head, Reject> {
+fn parse<'b>(
+    bytes: &'b Bytes,
+    fields: &mut [MaybeUninit<httparse::Header<'b>>],
+) -> Result<Head, Reject> {
     const FIELD: Reject = Reject::BadRequest("A header field is malformed.");
-    let mut parsed = httparse::Request::new(fields);
-    match parsed.parse(bytes) {
+    let mut parsed = httparse::Request::new(&mut []);
+    match parsed.parse_with_uninit_headers(bytes, fields) {
         Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
         Err(httparse::Error::TooManyHeaders) => return Err(Reject::HeaderFieldsTooLarge),
         Err(

@@ -8,12 +8,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use super::limits::{Open, Place};
+use super::socket::{ClientStream, Socket};
 use super::turn::Queue;
 use super::{connection, proxy};
 use crate::peer::Peer;
@@ -23,7 +23,7 @@ use crate::telemetry::{Metrics, ProxyFailure};
 
 /// Binds `address`, which other workers may bind too.
 pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(
+    let socket = socket2::Socket::new(
         Domain::for_address(address),
         Type::STREAM,
         Some(Protocol::TCP),
@@ -162,7 +162,7 @@ async fn open(
     place: &mut Place,
     snapshot: &Snapshot,
     worker: &Worker,
-) -> Option<(TlsStream<TcpStream>, Peer)> {
+) -> Option<(ClientStream, Peer)> {
     let (limits, metrics) = (&snapshot.connection_limits, &worker.recorder.metrics);
     if let Some(longest) = limits.proxy_header {
         let told = tokio::time::timeout(longest, proxy::header(&mut stream)).await;
@@ -191,7 +191,7 @@ async fn open(
         return None;
     }
     let acceptor = TlsAcceptor::from(Arc::clone(&snapshot.tls.config));
-    let shaken = tokio::time::timeout(limits.handshake, acceptor.accept(stream)).await;
+    let shaken = tokio::time::timeout(limits.handshake, acceptor.accept(Socket::new(stream))).await;
     let failed = match shaken {
         Ok(Ok(stream)) => return Some((stream, peer)),
         Ok(Err(e)) if e.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => "tls",

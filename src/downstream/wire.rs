@@ -10,12 +10,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::server::TlsStream;
 use tokio_util::io::poll_read_buf;
 
 use super::head::{Bounds, Head, Scan};
+use super::socket::ClientStream;
 use crate::body::{self, Unfinished};
 use crate::framing::{Decoded, Decoder};
 use crate::pipeline::Session;
@@ -39,7 +38,7 @@ pub(super) struct Wire {
 }
 
 struct Inner {
-    stream: TlsStream<TcpStream>,
+    stream: ClientStream,
     /// Read and not used yet.
     buffer: BytesMut,
     /// What is left of the last request's body.
@@ -76,7 +75,7 @@ impl Inner {
 }
 
 impl Wire {
-    pub(super) fn new(stream: TlsStream<TcpStream>, session: Rc<Session>) -> Self {
+    pub(super) fn new(stream: ClientStream, session: Rc<Session>) -> Self {
         Self {
             inner: RefCell::new(Inner {
                 stream,
@@ -208,7 +207,7 @@ impl Wire {
     }
 
     /// The stream and what was read ahead.
-    pub(super) fn into_parts(self) -> (TlsStream<TcpStream>, Bytes) {
+    pub(super) fn into_parts(self) -> (ClientStream, Bytes) {
         let inner = self.inner.into_inner();
         (inner.stream, inner.buffer.freeze())
     }

@@ -209,7 +209,10 @@ async fn answer(
         failure.reject()
     });
     let outcome = answered.as_ref().map(|answer| answer.status);
-    record.called(sent, outcome.map_err(|reject| *reject));
+    let at = answered
+        .as_ref()
+        .map_or_else(|_| Instant::now(), |answer| answer.at);
+    record.called(at.duration_since(sent), outcome.map_err(|reject| *reject));
     let mut answer = answered?;
     record.received = answer.received;
 

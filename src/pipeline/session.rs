@@ -157,33 +157,39 @@ pub struct Tunnel {
 pub struct Finish {
     /// Gone where a tunnel took it over.
     record: Option<Record>,
-    _in_flight: InFlight,
+    in_flight: InFlight,
 }
 
 impl Finish {
     pub(super) fn new(record: Option<Record>, in_flight: InFlight) -> Self {
-        Self {
-            record,
-            _in_flight: in_flight,
-        }
+        Self { record, in_flight }
     }
 }
 
 impl End for Finish {
-    fn ended(self, sent: u64, complete: bool) {
+    fn ended(mut self, sent: u64, complete: bool) {
+        let now = Instant::now();
+        self.in_flight.ended = Some(now);
         if let Some(record) = self.record {
-            record.ended(sent, complete);
+            record.ended(now.into_std(), sent, complete);
         }
     }
 }
 
-pub(super) struct InFlight(Rc<Session>);
+pub(super) struct InFlight {
+    session: Rc<Session>,
+    /// When, where that was looked at already.
+    ended: Option<Instant>,
+}
 
 impl InFlight {
     pub(super) fn begin(session: Rc<Session>) -> Self {
         session.in_flight.set(session.in_flight.get() + 1);
         session.head_since.set(None);
-        Self(session)
+        Self {
+            session,
+            ended: None,
+        }
     }
 }
 
@@ -191,14 +197,15 @@ impl Deref for InFlight {
     type Target = Session;
 
     fn deref(&self) -> &Session {
-        &self.0
+        &self.session
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.set(self.0.in_flight.get() - 1);
-        self.0.quiet_since.set(Some(Instant::now()));
+        let ended = self.ended.unwrap_or_else(Instant::now);
+        self.session.in_flight.set(self.session.in_flight.get() - 1);
+        self.session.quiet_since.set(Some(ended));
     }
 }
 

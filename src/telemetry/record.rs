@@ -13,7 +13,6 @@ use super::access::{AccessLog, Line, Lines};
 use super::closed::{CloseClass, Closed, ClosedBy};
 use super::metrics::{KeySeries, Metrics};
 use super::trace::{Context, Trace, TraceId, Traced, Tracer};
-use crate::body::End;
 use crate::names::{METHODS, Route, method_index};
 use crate::peer::Peer;
 use crate::reject::Reject;
@@ -163,9 +162,8 @@ impl Record {
         Some(trace.call(self.started.elapsed()))
     }
 
-    /// What came of the call to the backend that began at `sent`.
-    pub fn called(&mut self, sent: Instant, outcome: Result<StatusCode, Reject>) {
-        let took = sent.elapsed();
+    /// What came of the call to the backend, and how long that took.
+    pub fn called(&mut self, took: Duration, outcome: Result<StatusCode, Reject>) {
         if outcome.is_ok() {
             self.upstream = Some(took);
         }
@@ -223,17 +221,22 @@ impl Record {
         self.tell_trace(self.started.elapsed(), true);
     }
 
+    /// The answer ended `at` that time: `sent` bytes of its body, and whether that was all of it.
+    pub fn ended(mut self, at: Instant, sent: u64, complete: bool) {
+        self.end(at, (sent, complete), None);
+    }
+
     /// The tunnel is over.
     pub fn tunnel_ended(mut self, closed: Closed) {
         self.received = closed.received;
-        self.end(closed.sent, true, Some(closed));
+        self.end(Instant::now(), (closed.sent, true), Some(closed));
     }
 
-    fn end(&mut self, sent: u64, complete: bool, closed: Option<Closed>) {
+    fn end(&mut self, at: Instant, (sent, complete): (u64, bool), closed: Option<Closed>) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        let took = self.started.elapsed();
+        let took = at.duration_since(self.started);
         let traced = self.tell_trace(took, complete);
         let metrics = &self.recorder.metrics;
         match closed {
@@ -309,12 +312,6 @@ impl Record {
     }
 }
 
-impl End for Record {
-    fn ended(mut self, sent: u64, complete: bool) {
-        self.end(sent, complete, None);
-    }
-}
-
 impl Drop for Record {
     fn drop(&mut self) {
         // Nobody told how it ended.
@@ -325,6 +322,8 @@ impl Drop for Record {
             received: self.received,
             sent: 0,
         });
-        self.end(0, self.tunnel, broken);
+        if !self.ended {
+            self.end(Instant::now(), (0, self.tunnel), broken);
+        }
     }
 }

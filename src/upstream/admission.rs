@@ -108,12 +108,12 @@ impl Default for Admission {
 }
 
 impl Admission {
-    /// Judges a request. `whole`: all of it is there, so that it takes its place now.
+    /// Judges a request. `whole`: since when all of it is there, so that it takes its place at once.
     pub(super) fn admit<'a>(
         &'a self,
         rules: &'a Rules,
         asker: Asker,
-        whole: bool,
+        whole: Option<Instant>,
     ) -> Result<Place<'a>, Cause> {
         let found = if rules.adaptive {
             self.limit.load(Relaxed)
@@ -132,8 +132,8 @@ impl Admission {
             measured: Cell::new(rules.adaptive && asker.kind != Kind::Socket),
             since: Cell::new(None),
         };
-        let (others, own) = if whole {
-            place.begin()
+        let (others, own) = if let Some(now) = whole {
+            place.begin(now)
         } else {
             (
                 self.in_flight.load(Relaxed),
@@ -231,11 +231,11 @@ pub(super) struct Place<'a> {
 impl Place<'_> {
     /// Takes it, unless it is taken: the request is whole. How many others were taken before, and
     /// how many of them by the same client.
-    pub(super) fn begin(&self) -> (u32, u32) {
+    pub(super) fn begin(&self, now: Instant) -> (u32, u32) {
         if self.since.get().is_some() {
             return (0, 0);
         }
-        self.since.set(Some(Instant::now()));
+        self.since.set(Some(now));
         let admission = self.admission;
         let others = admission.in_flight.fetch_add(1, Relaxed);
         let own = admission.clients[self.client].fetch_add(1, Relaxed);
@@ -245,25 +245,25 @@ impl Place<'_> {
         (others, own)
     }
 
-    /// There is an answer, or there will be none. `telling`: it tells how long the backend takes.
-    pub(super) fn answered(self, telling: bool) {
+    /// There is an answer `at` that time, or there will be none. `telling`: it tells how long the backend takes.
+    pub(super) fn answered(self, telling: bool, at: Instant) {
         if self.rules.adaptive {
             self.admission.answers.fetch_add(1, Relaxed);
         }
         if telling {
-            self.look(Seen::answered);
+            self.look(Seen::answered, at);
         }
         self.measured.set(false);
     }
 
-    fn look(&self, note: impl FnOnce(&Seen, u32)) {
+    fn look(&self, note: impl FnOnce(&Seen, u32), at: Instant) {
         let Some(since) = self.since.get().filter(|_| self.measured.get()) else {
             return;
         };
-        let took = since.elapsed();
+        let took = at.duration_since(since);
         let took_us = u32::try_from(took.as_micros()).unwrap_or(u32::MAX).max(1);
         note(&self.admission.seen[self.route.index()], took_us);
-        let now = since.duration_since(self.admission.began) + took;
+        let now = at.duration_since(self.admission.began);
         self.admission.turn(self.rules, now);
     }
 }
@@ -271,7 +271,9 @@ impl Place<'_> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         // Whoever drops it before there is an answer: the client is gone.
-        self.look(Seen::gave_up);
+        if self.measured.get() {
+            self.look(Seen::gave_up, Instant::now());
+        }
         if self.since.get().is_some() {
             self.admission.in_flight.fetch_sub(1, Relaxed);
             self.admission.clients[self.client].fetch_sub(1, Relaxed);
@@ -303,7 +305,11 @@ mod tests {
 
     /// How many places requests of `kind` get, each from another client.
     fn filled(admission: &Admission, rules: &Rules, kind: Kind) -> usize {
-        let admit = |n| admission.admit(rules, asker(kind, n), true).ok();
+        let admit = |n| {
+            admission
+                .admit(rules, asker(kind, n), Some(Instant::now()))
+                .ok()
+        };
         let places: Vec<_> = (0..100_000).map_while(admit).collect();
         places.len()
     }
@@ -335,18 +341,19 @@ mod tests {
         let admission = admission.unwrap();
         let rules = rules(100);
         let greedy = |client| {
-            let admit = |_| admission.admit(&rules, asker(Kind::Socket, client), true);
+            let admit =
+                |_| admission.admit(&rules, asker(Kind::Socket, client), Some(Instant::now()));
             (0..100).map_while(|n| admit(n).ok()).collect::<Vec<_>>()
         };
         let first = greedy(1);
         assert_eq!(first.len(), 51);
         let second = greedy(2);
         assert_eq!(second.len(), 25);
-        let refused = admission.admit(&rules, asker(Kind::Socket, 1), true);
+        let refused = admission.admit(&rules, asker(Kind::Socket, 1), Some(Instant::now()));
         assert_eq!(refused.err(), Some(Cause::Share));
         assert!(
             admission
-                .admit(&rules, asker(Kind::Socket, 3), true)
+                .admit(&rules, asker(Kind::Socket, 3), Some(Instant::now()))
                 .is_ok()
         );
         drop(first);
@@ -371,12 +378,14 @@ mod tests {
     fn a_request_that_is_not_whole_is_judged_and_not_counted() {
         let admission = Admission::default();
         let rules = rules(1);
-        let waiting = admission.admit(&rules, asker(Kind::Api, 1), false).unwrap();
-        let other = admission.admit(&rules, asker(Kind::Api, 2), true).unwrap();
-        let late = admission.admit(&rules, asker(Kind::Api, 3), false);
+        let waiting = admission.admit(&rules, asker(Kind::Api, 1), None).unwrap();
+        let other = admission
+            .admit(&rules, asker(Kind::Api, 2), Some(Instant::now()))
+            .unwrap();
+        let late = admission.admit(&rules, asker(Kind::Api, 3), None);
         assert_eq!(late.err(), Some(Cause::Cap));
-        waiting.begin();
-        assert_eq!(waiting.begin(), (0, 0), "taken once");
+        waiting.begin(Instant::now());
+        assert_eq!(waiting.begin(Instant::now()), (0, 0), "taken once");
         assert_eq!(admission.in_flight.load(Relaxed), 2);
         drop((waiting, other));
         assert_eq!(admission.in_flight.load(Relaxed), 0);

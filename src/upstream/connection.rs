@@ -5,15 +5,17 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
 use super::Settings;
+use crate::alarm::Alarm;
 
 /// Smallest and largest read.
 const READ: std::ops::RangeInclusive<usize> = 8 << 10..=64 << 10;
@@ -27,6 +29,8 @@ pub struct Connection {
     idle_since: Instant,
     /// What the backend's `Keep-Alive: timeout=` allows, when it sent one.
     announced: Option<Duration>,
+    /// For the backend's deadlines, one exchange after the other.
+    pub(super) alarm: Alarm,
 }
 
 impl Connection {
@@ -46,6 +50,7 @@ impl Connection {
             authority: Arc::clone(&settings.authority),
             idle_since: Instant::now(),
             announced: None,
+            alarm: Alarm::new(settings.response_timeout),
         })
     }
 
@@ -76,11 +81,11 @@ impl Connection {
         self.announced = Some(Duration::from_secs(seconds.saturating_sub(1)));
     }
 
-    fn is_expired(&self, settings: &Settings) -> bool {
+    fn is_expired(&self, settings: &Settings, now: Instant) -> bool {
         let limit = self.announced.map_or(settings.pool_idle, |announced| {
             announced.min(settings.pool_idle)
         });
-        self.idle_since.elapsed() > limit
+        now.duration_since(self.idle_since) > limit
     }
 
     /// Whether the backend has closed it, or said something nobody asked for. `thorough` asks the
@@ -106,12 +111,17 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// A connection that is alive as far as can be seen.
-    pub(super) fn take(&self, settings: &Settings, thorough: bool) -> Option<Connection> {
+    /// A connection that is alive `now`, as far as can be seen.
+    pub(super) fn take(
+        &self,
+        settings: &Settings,
+        thorough: bool,
+        now: Instant,
+    ) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
         while let Some(connection) = idle.pop() {
             if connection.authority == settings.authority
-                && !connection.is_expired(settings)
+                && !connection.is_expired(settings, now)
                 && !connection.is_dead(thorough)
             {
                 return Some(connection);
@@ -134,6 +144,9 @@ impl Pool {
 
     pub(super) fn close_idle(&self, settings: &Settings) {
         let mut idle = self.idle.borrow_mut();
-        idle.retain(|connection| !connection.is_expired(settings) && !connection.is_dead(false));
+        let now = Instant::now();
+        idle.retain(|connection| {
+            !connection.is_expired(settings, now) && !connection.is_dead(false)
+        });
     }
 }

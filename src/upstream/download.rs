@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::Failure;
 use super::connection::{Connection, Pool};
@@ -38,7 +38,8 @@ pub struct Download {
     keep: Option<(Rc<Pool>, usize)>,
     /// Longest silence of the backend.
     silence: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
+    /// Since when it is waited for.
+    waits: Option<Instant>,
 }
 
 impl Download {
@@ -62,7 +63,7 @@ impl Download {
             outgoing,
             keep,
             silence,
-            timer: None,
+            waits: None,
         };
         this.release_at_end();
         this
@@ -139,21 +140,16 @@ impl Body for Download {
             let read = match connection.poll_fill(cx) {
                 Poll::Ready(read) => read,
                 Poll::Pending => {
-                    // A timer only for answers that let us wait.
-                    let silence = this.silence;
-                    let timer = this
-                        .timer
-                        .get_or_insert_with(|| Box::pin(tokio::time::sleep(silence)));
-                    ready!(timer.as_mut().poll(cx));
+                    // The clock only for answers that let us wait.
+                    let since = *this.waits.get_or_insert_with(Instant::now);
+                    ready!(connection.alarm.poll(cx, since + this.silence));
                     this.connection = None;
                     return Poll::Ready(Some(Err(Broken(
                         "the backend fell silent within its answer",
                     ))));
                 }
             };
-            if let Some(timer) = &mut this.timer {
-                timer.as_mut().reset(Instant::now() + this.silence);
-            }
+            this.waits = None;
             if !matches!(read, Ok(1..)) {
                 let whole = matches!((&this.decoder, read), (Decoder::UntilClose, Ok(0)));
                 this.connection = None;

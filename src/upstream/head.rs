@@ -1,6 +1,8 @@
 //! Reading the head of an answer, strictly: what could be framed in two ways is no answer
 //! (RFC 9112 section 6.3).
 
+use std::mem::MaybeUninit;
+
 use bytes::BytesMut;
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -40,9 +42,10 @@ pub(super) struct Head {
 /// Takes one head from the front of `buffer`; `None`: it is not complete yet. `asked_head` tells
 /// that the request was a HEAD.
 pub(super) fn take(buffer: &mut BytesMut, asked_head: bool) -> Result<Option<Head>, &'static str> {
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let mut parsed = httparse::Response::new(&mut fields);
-    let length = match parsed.parse(buffer) {
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let parser = httparse::ParserConfig::default();
+    let length = match parser.parse_response_with_uninit_headers(&mut parsed, buffer, &mut fields) {
         Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
         Ok(httparse::Status::Partial) if buffer.len() < MAX_HEAD => return Ok(None),
         Ok(_) => return Err("the head of the answer is too large"),
@@ -62,16 +65,15 @@ pub(super) fn take(buffer: &mut BytesMut, asked_head: bool) -> Result<Option<Hea
         start..start + part.len()
     };
     // Values are slices of the one allocation that was read into: nothing is copied.
-    let mut spans = [const { (0..0, 0..0) }; MAX_FIELDS];
-    let count = parsed.headers.len();
-    for (span, field) in spans.iter_mut().zip(parsed.headers.iter()) {
-        *span = (at(field.name.as_bytes()), at(field.value));
-    }
+    let fields = parsed.headers.iter();
+    let spans: Vec<_> = fields
+        .map(|field| (at(field.name.as_bytes()), at(field.value)))
+        .collect();
     let bytes = buffer.split_to(length).freeze();
 
     let mut head = Head {
         status,
-        headers: HeaderMap::with_capacity(count + MORE_FIELDS),
+        headers: HeaderMap::with_capacity(spans.len() + MORE_FIELDS),
         framing: Framing::None,
         persistent: http_1_1,
         keep_alive: None,
@@ -81,9 +83,9 @@ pub(super) fn take(buffer: &mut BytesMut, asked_head: bool) -> Result<Option<Hea
     let mut chunked = None;
     let mut named = None;
     let mut upgrade_named = false;
-    for (name, value) in &spans[..count] {
-        let value = bytes.slice(value.clone());
-        let name = HeaderName::from_bytes(&bytes[name.clone()])
+    for (name, value) in spans {
+        let value = bytes.slice(value);
+        let name = HeaderName::from_bytes(&bytes[name])
             .map_err(|_invalid| "a header name of the answer is invalid")?;
         match name.as_str() {
             "connection" => {

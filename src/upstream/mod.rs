@@ -21,9 +21,10 @@ use std::fmt;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::StatusCode;
 
 pub use admission::{Admission, Rules};
 use admission::{Asker, Place};
@@ -31,7 +32,9 @@ pub use connection::Connection;
 use connection::Pool;
 pub use download::Download;
 pub use exchange::Answer;
+use exchange::{Begun, exchange};
 pub use pulse::Ping;
+use upload::Outgoing;
 pub use upload::Upload;
 
 use crate::names::Route;
@@ -172,19 +175,22 @@ impl Upstream {
         head: Bytes,
         body: Option<Upload>,
     ) -> Result<Answer, Failure> {
-        let mut outgoing = upload::Outgoing::new(head, body);
+        let mut outgoing = Outgoing::new(head, body);
         outgoing.prefetch().await?;
         // After that: a client that does not send holds no place.
-        let place = self.admit(settings, ask, outgoing.is_whole())?;
+        let now = Instant::now();
+        let place = self.admit(settings, ask, outgoing.is_whole(), now)?;
         let answered = self
-            .exchange_on_any(settings, ask, outgoing, place.as_ref())
+            .exchange_on_any(settings, ask, &mut outgoing, place.as_ref(), now)
             .await;
+        let at = Instant::now();
         if let Some(place) = place {
             // What fails may fail quickly.
-            let telling = |answer: &Answer| !answer.status.is_server_error();
-            place.answered(answered.as_ref().is_ok_and(telling));
+            let telling = |(_, begun): &(_, Begun)| !begun.head.status.is_server_error();
+            place.answered(answered.as_ref().is_ok_and(telling), at);
         }
-        answered
+        let (connection, begun) = answered?;
+        Ok(self.answer(settings, connection, begun, outgoing, at))
     }
 
     fn admit<'a>(
@@ -192,13 +198,14 @@ impl Upstream {
         settings: &'a Settings,
         ask: Ask,
         whole: bool,
+        now: Instant,
     ) -> Result<Option<Place<'a>>, Failure> {
         if ask.spared {
             return Ok(None);
         }
         let asker = ask.asker();
         self.admission
-            .admit(&settings.admission, asker, whole)
+            .admit(&settings.admission, asker, whole.then_some(now))
             .map(Some)
             .map_err(|cause| {
                 self.metrics.overload.refused(asker.kind, cause);
@@ -211,33 +218,57 @@ impl Upstream {
         &self,
         settings: &Settings,
         ask: Ask,
-        mut outgoing: upload::Outgoing,
+        outgoing: &mut Outgoing,
         place: Option<&Place<'_>>,
-    ) -> Result<Answer, Failure> {
+        now: Instant,
+    ) -> Result<(Connection, Begun), Failure> {
         let kept = if ask.upgrade {
             None
         } else {
-            self.pool.take(settings, !ask.safe)
+            self.pool.take(settings, !ask.safe, now.into())
         };
-        if let Some(connection) = kept {
-            match self
-                .exchange(settings, connection, ask, outgoing, place)
-                .await
-            {
-                Ok(answer) => return Ok(answer),
-                Err(stopped) => {
-                    outgoing = stopped.outgoing;
-                    if !stopped.stale || !outgoing.rewind(ask.safe) {
-                        return Err(stopped.failure);
-                    }
-                    self.metrics.upstream.reused_reset.inc();
+        if let Some(mut connection) = kept {
+            let begun = exchange(settings, &mut connection, ask, outgoing, place, now.into());
+            match begun.await {
+                Ok(begun) => return Ok((connection, begun)),
+                Err(stopped) if !stopped.stale || !outgoing.rewind(ask.safe) => {
+                    return Err(stopped.failure);
                 }
+                Err(_stale) => self.metrics.upstream.reused_reset.inc(),
             }
         }
-        let connection = self.connect(settings).await?;
-        self.exchange(settings, connection, ask, outgoing, place)
-            .await
-            .map_err(|stopped| stopped.failure)
+        let mut connection = self.connect(settings).await?;
+        let now = Instant::now().into();
+        match exchange(settings, &mut connection, ask, outgoing, place, now).await {
+            Ok(begun) => Ok((connection, begun)),
+            Err(stopped) => Err(stopped.failure),
+        }
+    }
+
+    /// What is left of an exchange once the head of its answer is there.
+    fn answer(
+        &self,
+        settings: &Settings,
+        mut connection: Connection,
+        Begun { head, sent }: Begun,
+        outgoing: Outgoing,
+        at: Instant,
+    ) -> Answer {
+        if let Some(seconds) = head.keep_alive {
+            connection.announce(seconds);
+        }
+        let keep = (head.persistent && head.status != StatusCode::SWITCHING_PROTOCOLS)
+            .then(|| (Rc::clone(&self.pool), settings.pool_size));
+        let received = outgoing.received;
+        let rest = (!sent).then(|| Box::new(outgoing));
+        Answer {
+            status: head.status,
+            headers: head.headers,
+            body: Download::new(connection, head.framing, rest, keep, settings.silence),
+            received,
+            early: !sent,
+            at,
+        }
     }
 
     /// Closes kept connections that have lain idle too long; to be called about once a second.

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::direction::{Direction, Side};
 use super::pulse::{Due, Ping, Pulse};
+use crate::alarm::Alarm;
 use crate::drain::{Drain, Leaving};
 use crate::telemetry::{CloseClass, Closed, ClosedBy, Metrics};
 
@@ -60,8 +61,7 @@ pub fn run<C: AsyncRead + AsyncWrite + Unpin>(
     metrics.tunnels.received.inc_by(tunnel.up.moved);
     metrics.tunnels.sent.inc_by(tunnel.down.moved);
     async move {
-        // Looked at when it runs out, not moved with every byte.
-        let mut timer = pin!(tokio::time::sleep_until(tunnel.due()));
+        let mut alarm = Alarm::new(tunnel.due().duration_since(Instant::now()));
         let mut signal = pin!(drain.stopping());
         let mut asked = Asked::Nothing;
         let end = poll_fn(|cx| {
@@ -81,14 +81,12 @@ pub fn run<C: AsyncRead + AsyncWrite + Unpin>(
                 }
             }
             loop {
-                if tunnel.due() < timer.deadline() {
-                    timer.as_mut().reset(tunnel.due());
-                }
-                while timer.as_mut().poll(cx).is_ready() {
+                let mut due = tunnel.due();
+                while alarm.poll(cx, due).is_ready() {
                     if let Some(by) = tunnel.look_at_time(Instant::now()) {
                         return Poll::Ready(End::By(by));
                     }
-                    timer.as_mut().reset(tunnel.due());
+                    due = tunnel.due();
                 }
                 let before = (tunnel.up.moved, tunnel.down.moved);
                 let over = tunnel.poll(cx);
@@ -101,7 +99,7 @@ pub fn run<C: AsyncRead + AsyncWrite + Unpin>(
                 if let Poll::Ready(by) = over {
                     return Poll::Ready(End::By(by));
                 }
-                if tunnel.due() >= timer.deadline() {
+                if tunnel.due() >= due {
                     return Poll::Pending;
                 }
             }

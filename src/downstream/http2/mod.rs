@@ -25,9 +25,7 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::server::TlsStream;
 
 use self::answer::{Shared, answer};
 use self::frame::Code;
@@ -37,6 +35,7 @@ use super::clock::{Clock, Late};
 use super::connection::{Held, LAST_CALL};
 use super::head::Bounds;
 use super::limits::Share;
+use super::socket::ClientStream;
 use super::turn::{Queue, Turns};
 use super::wire::with_scratch;
 use crate::pipeline::Session;
@@ -45,7 +44,7 @@ use crate::telemetry::TimedOut;
 
 /// Serves a connection until it is over.
 pub(super) fn serve(
-    stream: TlsStream<TcpStream>,
+    stream: ClientStream,
     session: Rc<Session>,
     limits: &Arc<ConnectionLimits>,
     share: Share,
@@ -77,7 +76,7 @@ pub(super) fn serve(
         let link = &shared.link;
         let turns = Rc::clone(&bytes.turns);
         let mut requests = FuturesUnordered::new();
-        let mut clock = pin!(Clock::new(session, &limits));
+        let mut clock = Clock::new(session, &limits);
         let mut stop = pin!(session.worker.drain.stopping());
         let mut cut = pin!(session.worker.drain.cutting());
         let mut leaving = false;
@@ -116,7 +115,7 @@ pub(super) fn serve(
                 return Poll::Ready(Ended::Broken);
             }
             session.head_since.set(bytes.half_head);
-            match ready!(clock.as_mut().poll(cx)) {
+            match ready!(clock.poll(cx)) {
                 Late::Write => {
                     session.count_stall();
                     return Poll::Ready(Ended::Broken);
@@ -174,7 +173,7 @@ impl<F: Future<Output = ()>> Future for Turn<F> {
 
 /// The socket of a connection, and what was read of it.
 struct Bytes {
-    stream: TlsStream<TcpStream>,
+    stream: ClientStream,
     /// Read and not looked at yet.
     input: Vec<u8>,
     /// Since when a head lacks its end: until then nothing else may be sent.
