@@ -10,6 +10,7 @@ use http::{Method, Request, StatusCode, Version};
 
 use super::answer::{self, Manner};
 use super::head::{Bounds, Head};
+use super::reuse::Spare;
 use super::wire::Wire;
 use crate::body::Inbound;
 use crate::framing::Decoder;
@@ -31,6 +32,10 @@ pub(super) enum Ended {
     Switched(Box<Tunnel>),
 }
 
+thread_local! {
+    static SPARE: Spare<(Rc<Wire>, Head, Bounds), Option<Ended>> = const { Spare::new() };
+}
+
 /// Answers requests until the connection is over.
 pub(super) async fn converse(wire: &Rc<Wire>, bounds: Bounds) -> Ended {
     loop {
@@ -38,8 +43,9 @@ pub(super) async fn converse(wire: &Rc<Wire>, bounds: Bounds) -> Ended {
             return Ended::Broken;
         };
         let head = read.unwrap_or_else(unreadable);
-        // In a box of its own, so that an idle connection is small.
-        if let Some(ended) = Box::pin(exchange(wire, head, bounds)).await {
+        // In a place of its own, so that an idle connection is small.
+        let of = (Rc::clone(wire), head, bounds);
+        if let Some(ended) = Spare::future(&SPARE, exchange, of).await {
             return ended;
         }
     }
@@ -48,7 +54,8 @@ pub(super) async fn converse(wire: &Rc<Wire>, bounds: Bounds) -> Ended {
 /// Tells a client that its head did not come in time.
 pub(super) async fn say_too_slow(wire: &Rc<Wire>, bounds: Bounds) {
     // Who is slow to send may be slow to read: no more than a second for it.
-    let said = exchange(wire, unreadable(Reject::RequestTimeout), bounds);
+    let head = unreadable(Reject::RequestTimeout);
+    let said = exchange((Rc::clone(wire), head, bounds));
     drop(tokio::time::timeout(Duration::from_secs(1), said).await);
 }
 
@@ -67,7 +74,7 @@ fn unreadable(flaw: Reject) -> Head {
 }
 
 /// One request and its answer; `None`: another may follow.
-async fn exchange(wire: &Rc<Wire>, head: Head, bounds: Bounds) -> Option<Ended> {
+async fn exchange((wire, head, bounds): (Rc<Wire>, Head, Bounds)) -> Option<Ended> {
     let session = &wire.session;
     let mut manner = Manner {
         http_1_1: head.request.version == Version::HTTP_11,
@@ -78,7 +85,7 @@ async fn exchange(wire: &Rc<Wire>, head: Head, bounds: Bounds) -> Option<Ended> 
     let body = if head.body.is_done() || head.flaw.is_some() {
         Inbound::None
     } else {
-        Inbound::Stream(Rc::clone(wire) as Rc<_>)
+        Inbound::Stream(Rc::clone(&wire) as Rc<_>)
     };
     wire.begin(head.body, head.expects_continue);
     let request = Request::from_parts(head.request, body);
@@ -95,9 +102,9 @@ async fn exchange(wire: &Rc<Wire>, head: Head, bounds: Bounds) -> Option<Ended> 
     let Some(response) = response else {
         return Some(Ended::Broken);
     };
-    manner.persistent &= may_go_on(wire) && !session.worker.drain.is_stopping();
+    manner.persistent &= may_go_on(&wire) && !session.worker.drain.is_stopping();
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    match answer::write(wire, response, manner).await {
+    match answer::write(&wire, response, manner).await {
         Ok(_) if switches => session
             .tunnel
             .borrow_mut()
@@ -118,5 +125,5 @@ fn may_go_on(wire: &Rc<Wire>) -> bool {
     !wanted && wire.unread().is_some_and(|left| left <= SMALL_BODY)
 }
 
-/// The connection's own hold on its wire.
-const ITS_OWN: usize = 1;
+/// The holds on its wire of the connection and of the exchange on it.
+const ITS_OWN: usize = 2;

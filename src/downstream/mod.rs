@@ -10,6 +10,7 @@ pub mod http2;
 mod limits;
 mod listener;
 pub mod proxy;
+mod reuse;
 mod socket;
 mod turn;
 mod wire;

@@ -13,6 +13,7 @@ use http_body::Body as _;
 use tokio::time::{Instant, Sleep};
 
 use super::super::limits::Asked as Counted;
+use super::super::reuse::{Lent, Spare};
 use super::frame::Code;
 use super::link::{Begun, Link};
 use super::stream::Stream;
@@ -31,8 +32,35 @@ pub(super) struct Shared {
     pub(super) patience: Duration,
 }
 
-/// Answers a request; `too_many`: its client has more than it may have.
-pub(super) async fn answer(shared: Rc<Shared>, begun: Begun, counted: Counted, too_many: bool) {
+/// A request whose answer begins.
+pub(super) struct Request {
+    pub(super) shared: Rc<Shared>,
+    pub(super) begun: Begun,
+    pub(super) counted: Counted,
+    /// Its client has more than it may have.
+    pub(super) too_many: bool,
+}
+
+thread_local! {
+    static SPARE: Spare<Request, ()> = const { Spare::new() };
+}
+
+/// A request's answer on its way.
+pub(super) type Answering = Lent<Request, ()>;
+
+/// Answers a request.
+pub(super) fn answer(request: Request) -> Answering {
+    Spare::future(&SPARE, give, request)
+}
+
+async fn give(
+    Request {
+        shared,
+        begun,
+        counted,
+        too_many,
+    }: Request,
+) {
     let Begun {
         stream,
         asked,

@@ -27,7 +27,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
 use tokio::time::Instant;
 
-use self::answer::{Shared, answer};
+use self::answer::{Answering, Request, Shared, answer};
 use self::frame::Code;
 use self::link::{Fault, Link};
 pub use self::replay::replay;
@@ -92,8 +92,14 @@ pub(super) fn serve(
                 let begun = std::mem::take(&mut link.borrow_mut().begun);
                 for begun in begun {
                     let (counted, too_many) = share.begin();
+                    let shared = Rc::clone(&shared);
                     requests.push(Turn {
-                        work: Box::pin(answer(Rc::clone(&shared), begun, counted, too_many)),
+                        work: answer(Request {
+                            shared,
+                            begun,
+                            counted,
+                            too_many,
+                        }),
                         turns: Rc::clone(&turns),
                     });
                 }
@@ -153,13 +159,13 @@ enum Ended {
 }
 
 /// A request's task, which works while its connection has its turn.
-struct Turn<F> {
+struct Turn {
     // Closing a connection to the backend takes longer than most polls, and is done here too.
-    work: Pin<Box<F>>,
+    work: Answering,
     turns: Rc<Turns>,
 }
 
-impl<F: Future<Output = ()>> Future for Turn<F> {
+impl Future for Turn {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -167,7 +173,7 @@ impl<F: Future<Output = ()>> Future for Turn<F> {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        self.work.as_mut().poll(cx)
+        Pin::new(&mut self.work).poll(cx)
     }
 }
 
