@@ -22,6 +22,8 @@ use crate::reject::Reject;
 
 /// One read.
 const READ: usize = 16 << 10;
+/// As much of a body as is gathered where that much is there.
+const GATHERED: usize = 64 << 10;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
@@ -45,6 +47,8 @@ struct Inner {
     body: Decoder,
     /// The client waits for our word before it sends the body.
     owes_continue: bool,
+    /// The last read of the body gave much.
+    flows: bool,
 }
 
 impl Inner {
@@ -68,9 +72,27 @@ impl Inner {
         }
         let _blocked: Poll<io::Result<()>> = Pin::new(&mut self.stream).poll_flush(cx);
         let left = self.body.left().and_then(|left| usize::try_from(left).ok());
+        let most = if self.flows { GATHERED } else { READ };
+        let before = self.buffer.len();
         self.buffer
-            .reserve(left.map_or(READ, |left| left.min(READ)));
-        poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.buffer)
+            .reserve(left.map_or(most, |left| left.min(most)));
+        // A record at a time: what is there together goes on together.
+        let read = loop {
+            let read = poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.buffer);
+            let full = self.buffer.len() == self.buffer.capacity();
+            if full || !matches!(read, Poll::Ready(Ok(1..))) {
+                break read;
+            }
+        };
+        let came = self.buffer.len() - before;
+        self.flows = came >= READ;
+        if came > 0 {
+            return Poll::Ready(Ok(came));
+        }
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+        }
+        read
     }
 }
 
@@ -82,6 +104,7 @@ impl Wire {
                 buffer: BytesMut::new(),
                 body: Decoder::Done,
                 owes_continue: false,
+                flows: false,
             }),
             session,
         }

@@ -161,6 +161,13 @@ impl Link {
     /// A request begins, unless there are too many.
     pub(super) fn begin(&mut self, id: u32, asked: Asked, ends: bool) -> Result<(), Fault> {
         if self.streams.len() >= self.most_streams {
+            // Those that the client has reset do not count for it (RFC 9113 section 5.1.2), and are
+            // still being put away here: no fault of its, and it may ask again.
+            let open = self.streams.iter().filter(|stream| !stream.is_reset());
+            if open.count() < self.most_streams {
+                self.reset(id, Code::Refused);
+                return Ok(());
+            }
             return self.refuse(id, Code::Refused);
         }
         self.conduct.request();

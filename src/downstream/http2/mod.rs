@@ -140,7 +140,15 @@ pub(super) fn serve(
             Poll::Pending
         };
         let ended = poll_fn(|cx| turns.poll(cx, &mut serve)).await;
-        drop(requests);
+        // To close what a hundred requests hold takes longer than a turn.
+        let mut rest = requests.into_iter();
+        let mut give_up = |cx: &mut Context<'_>| {
+            while rest.next().is_some() {
+                ready!(turns.poll_enough(cx));
+            }
+            Poll::Ready(())
+        };
+        poll_fn(|cx| turns.poll(cx, &mut give_up)).await;
         Box::pin(bytes.end(link, ended, session)).await;
     }
 }

@@ -516,6 +516,115 @@ async fn a_slow_upload_in_small_frames_is_honest() {
     }
 }
 
+/// The sizes of the chunks of a body, which is all that follows the first head in `bytes`.
+fn chunks(bytes: &[u8]) -> Vec<usize> {
+    let head = memchr::memmem::find(bytes, b"\r\n\r\n").unwrap() + 4;
+    let (mut rest, mut sizes) = (&bytes[head..], Vec::new());
+    while let Some(line) = memchr::memmem::find(rest, b"\r\n") {
+        let size = std::str::from_utf8(&rest[..line]).unwrap();
+        let size = usize::from_str_radix(size, 16).unwrap();
+        sizes.push(size);
+        rest = &rest[line + 2 + size + 2..];
+    }
+    sizes
+}
+
+#[tokio::test]
+async fn a_body_cut_into_bytes_reaches_the_backend_in_few_pieces() {
+    const BYTES: usize = 2000;
+    let backend = Backend::echoes_the_request();
+    let gateway = Gateway::before(&backend).start().await;
+    let mut h2 = H2::connect(&gateway).await;
+    let stream = h2.stream();
+    h2.say(&headers(
+        stream,
+        false,
+        &block(&request(b"POST", PAGE, &[])),
+    ))
+    .await;
+    // Begun without knowing how long it will be.
+    assert!(h2.has_been_heard().await);
+    let mut all = Vec::new();
+    for n in 0..BYTES {
+        all.extend(data(stream, n + 1 == BYTES, &[b'a' + (n % 26) as u8]));
+    }
+    assert!(h2.say(&all).await);
+    let Answer::Status(200, body) = h2.answer(stream).await else {
+        panic!("{:?}", h2.goaway);
+    };
+    let sent: Vec<u8> = (0..BYTES).map(|n| b'a' + (n % 26) as u8).collect();
+    assert!(body == sent, "{} of {BYTES} bytes", body.len());
+    // Twenty kilobytes of frames in all, which come in some reads.
+    let bytes = backend.bytes();
+    eprintln!(
+        "{}",
+        String::from_utf8_lossy(&bytes[..bytes.len().min(600)])
+    );
+    let chunks = chunks(&bytes);
+    assert_eq!(chunks.iter().sum::<usize>(), BYTES);
+    assert!(chunks.len() <= 100, "D6 {chunks:?}");
+}
+
+#[tokio::test]
+async fn who_takes_no_answers_is_not_listened_to_until_it_does() {
+    let wide = "x".repeat(15 << 10);
+    let backend = Backend::answers(format!(
+        "HTTP/1.1 200 OK\r\nx-wide: {wide}\r\ncontent-length: 0\r\n\r\n"
+    ));
+    let gateway = Gateway::before(&backend).start().await;
+    let mut h2 = H2::connect(&gateway).await;
+    h2.shrink();
+    let block = block(&get(PAGE, &[]));
+    let mut streams = Vec::new();
+    // What both kernels hold of its answers first is some megabytes.
+    while backend.requests().len() == streams.len() && streams.len() < 900 {
+        let more: Vec<_> = (0..90).map(|_| h2.stream()).collect();
+        let heads = more.iter().flat_map(|id| headers(*id, true, &block));
+        h2.force(&heads.collect::<Vec<u8>>()).await;
+        streams.extend(more);
+        // Time is the subject.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let heard = backend.requests().len();
+    assert!(heard < streams.len(), "D7 all {heard} are heard");
+    for stream in streams {
+        assert_eq!(
+            h2.answer(stream).await,
+            Answer::Status(200, Vec::new()),
+            "{stream} {heard}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn answers_share_what_the_client_takes_of_all() {
+    const STEP: u32 = 8 << 10;
+    let backend = much();
+    let gateway = Gateway::before(&backend).start().await;
+    let largest = (1 << 31) - 1;
+    let mut h2 = H2::with(&gateway, &[(4, largest)]).await;
+    h2.polite = false;
+    let block = block(&get(PAGE, &[]));
+    let streams = [h2.stream(), h2.stream(), h2.stream()];
+    let mut took = [0; 3];
+    let all = streams.map(|stream| headers(stream, true, &block)).concat();
+    h2.force(&all).await;
+    let mut unsaid = 0;
+    while took.iter().sum::<usize>() < 1 << 20 {
+        let came = h2.frame().await.expect("closed while it was read");
+        if came.kind == kind::DATA {
+            let at = streams.iter().position(|stream| *stream == came.stream);
+            took[at.unwrap()] += came.payload.len();
+            unsaid += came.payload.len() as u32;
+        }
+        if unsaid >= STEP {
+            h2.say(&window_update(0, std::mem::take(&mut unsaid))).await;
+        }
+    }
+    let (least, most) = (took.iter().min().unwrap(), took.iter().max().unwrap());
+    assert!(2 * least > *most, "{took:?}");
+}
+
 /// Every request but honest ones gets 10 MiB.
 fn much() -> Backend {
     Backend::new(|conn| {

@@ -187,6 +187,12 @@ impl H2 {
         this
     }
 
+    /// Makes the room for what comes and is not read small.
+    pub fn shrink(&self) {
+        let socket = socket2::SockRef::from(self.stream.get_ref().0);
+        socket.set_recv_buffer_size(64 << 10).unwrap();
+    }
+
     /// The id of the next stream.
     pub fn stream(&mut self) -> u32 {
         let id = self.next;

@@ -8,7 +8,7 @@ use super::ROOM;
 use super::table::{OVERHEAD, well_known};
 
 /// Where a field that was told may be found again.
-const SLOTS: usize = 64;
+const SLOTS: usize = 32;
 /// The number of the first entry that is not known to everybody.
 const FIRST: usize = 62;
 
@@ -22,8 +22,8 @@ pub(in super::super) struct Encoder {
     changed: Option<(usize, usize)>,
     /// How many were ever told.
     count: u32,
-    /// By a field's looks: its count.
-    slots: Box<[u32; SLOTS]>,
+    /// By a field's looks: the counts of the last two that look so.
+    slots: Box<[[u32; 2]; SLOTS]>,
 }
 
 /// Whether a field is worth telling.
@@ -72,7 +72,7 @@ impl Encoder {
             room: ROOM,
             changed: None,
             count: 0,
-            slots: Box::new([0; SLOTS]),
+            slots: Box::new([[0; 2]; SLOTS]),
         }
     }
 
@@ -123,12 +123,7 @@ impl Encoder {
             Worth::Never => (0x10, 4, 55),
             Worth::Often => {
                 let slot = looks(name.as_str(), value.as_bytes());
-                let ago = self.count.wrapping_sub(self.slots[slot]) as usize;
-                if self.slots[slot] > 0
-                    && let Some((told_name, told)) = self.told.get(ago)
-                    && told_name == name
-                    && told == value
-                {
+                if let Some(ago) = self.find(slot, name, value) {
                     integer(out, 0x80, 7, FIRST + ago);
                     return;
                 }
@@ -149,6 +144,16 @@ impl Encoder {
         string(out, value.as_bytes());
     }
 
+    /// How many were told since the field was, if it was and the client still has it.
+    fn find(&self, slot: usize, name: &HeaderName, value: &HeaderValue) -> Option<usize> {
+        let counts = self.slots[slot].iter().filter(|count| **count > 0);
+        let mut agos = counts.map(|count| self.count.wrapping_sub(*count) as usize);
+        agos.find(|ago| {
+            let told = self.told.get(*ago);
+            told.is_some_and(|(told_name, told)| told_name == name && told == value)
+        })
+    }
+
     fn tell(&mut self, slot: usize, size: usize, name: &HeaderName, value: &HeaderValue) {
         self.evict(self.room - size);
         self.size += size;
@@ -157,7 +162,8 @@ impl Encoder {
         self.told
             .push_front((name.clone(), copy.unwrap_or(HeaderValue::from_static(""))));
         self.count = self.count.wrapping_add(1).max(1);
-        self.slots[slot] = self.count;
+        let [last, before] = &mut self.slots[slot];
+        *before = std::mem::replace(last, self.count);
     }
 
     fn evict(&mut self, most: usize) {

@@ -192,6 +192,22 @@ fn what_answers_have_in_common_is_told_once() {
     assert!(head(&mut encoder, 200, &fields).len() > 20);
 }
 
+#[test]
+fn two_fields_that_look_alike_are_both_told_once() {
+    let mut encoder = Encoder::new();
+    let alike = ["x-aab", "x-bab"].map(|name| {
+        (
+            HeaderName::from_static(name),
+            HeaderValue::from_static("same"),
+        )
+    });
+    let fields = HeaderMap::from_iter(alike);
+    assert!(head(&mut encoder, 200, &fields).len() > 20);
+    for _ in 0..2 {
+        assert_eq!(head(&mut encoder, 200, &fields).len(), 3);
+    }
+}
+
 proptest! {
     #[test]
     fn heads_that_were_written_are_read(
