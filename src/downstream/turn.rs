@@ -1,10 +1,13 @@
 //! How long HTTP/2 connections may hold their worker's event loop.
 //!
 //! A hundred streams that a client opens at once are a hundred requests that are ready at once, and
-//! whoever comes after them would wait for them all. So a connection has a slice of time for all it
-//! does. Who has used it up queues with the others of the worker that want more, and each time the loop
-//! goes round, one of them gets another slice: however many there are, a round is as long as one slice
-//! and what everybody else needs.
+//! whoever comes after them would wait for them all. So all such connections of a worker share a slice
+//! of time each time the loop goes round. Who comes when it is used up, or has not done all it wanted,
+//! queues; each round the first of the queue gets a slice of its own, and the next ones what is left of
+//! it. However many connections there are, a round is as long as two slices and what everybody else needs.
+//!
+//! Who has used little goes before those that have used much, as in deficit round robin with a list of
+//! new flows (RFC 8290 section 4.2).
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -12,54 +15,81 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// One turn: some thirty requests, or a few of the most expensive kind.
-const SLICE: Duration = Duration::from_micros(400);
+/// The time that is shared in a round: some twenty requests, or a few of the most expensive kind.
+const SLICE: Duration = Duration::from_micros(300);
+/// Below so much in a round nobody has to be told of the next one.
+const LITTLE: Duration = Duration::from_micros(75);
 
-/// The connections of a worker that want more than their slice, in the order of their next turns.
+/// The connections of a worker that want more than there is time for, in the order of their next turns.
 #[derive(Clone, Default)]
 pub(super) struct Queue(Rc<Waiters>);
 
 #[derive(Default)]
 struct Waiters {
-    connections: RefCell<VecDeque<Rc<Turns>>>,
-    /// Counts rounds while somebody queues.
+    /// Those that have used little, and those that have used much.
+    light: RefCell<VecDeque<Rc<Turns>>>,
+    heavy: RefCell<VecDeque<Rc<Turns>>>,
+    /// Time that was used in this round.
+    spent: Cell<Duration>,
+    /// Counts rounds while somebody follows them.
     round: Cell<u32>,
+    /// Somebody does.
+    followed: Cell<bool>,
 }
 
-/// The time that one connection used of its slice.
+/// What one connection had of its worker's time.
 pub(super) struct Turns {
     queue: Queue,
+    /// Since it last wanted nothing for a round.
     used: Cell<Duration>,
     /// The round in which it was polled last.
     round: Cell<u32>,
-    /// When the poll that is under way began.
+    /// When the poll that is under way began, and how long it may be.
     since: Cell<Instant>,
+    allowed: Cell<Duration>,
     queued: Cell<bool>,
-    /// Of its task, while it waits for its next slice.
+    /// The next poll is its turn.
+    granted: Cell<bool>,
+    /// Of its task, while it waits for its turn.
     task: Cell<Option<Waker>>,
 }
 
 impl Queue {
     fn join(&self, turns: &Rc<Turns>) {
-        let mut connections = self.0.connections.borrow_mut();
-        connections.push_back(Rc::clone(turns));
-        if connections.len() == 1 {
-            drop(tokio::task::spawn_local(self.clone().give_turns()));
+        let waiters = &*self.0;
+        let list = if turns.used.get() <= SLICE {
+            &waiters.light
+        } else {
+            &waiters.heavy
+        };
+        list.borrow_mut().push_back(Rc::clone(turns));
+        self.follow();
+    }
+
+    /// Has somebody notice the next round.
+    fn follow(&self) {
+        if !self.0.followed.replace(true) {
+            drop(tokio::task::spawn_local(self.clone().follow_rounds()));
         }
     }
 
-    /// One turn each time the loop goes round, until nobody wants one.
-    async fn give_turns(self) {
+    /// The next turn, if somebody waits for it.
+    fn grant(&self) -> bool {
+        let waiters = &*self.0;
+        let light = waiters.light.borrow_mut().pop_front();
+        let next = light.or_else(|| waiters.heavy.borrow_mut().pop_front());
+        next.inspect(|next| next.begin()).is_some()
+    }
+
+    /// A turn each time the loop goes round, until nobody wants one.
+    async fn follow_rounds(self) {
         loop {
             tokio::task::yield_now().await;
-            let Waiters { connections, round } = &*self.0;
-            round.set(round.get().wrapping_add(1));
-            let Some(next) = connections.borrow().front().cloned() else {
-                return;
-            };
-            next.begin();
-            connections.borrow_mut().pop_front();
-            if connections.borrow().is_empty() {
+            let waiters = &*self.0;
+            waiters.spent.set(Duration::ZERO);
+            waiters.round.set(waiters.round.get().wrapping_add(1));
+            if !self.grant() {
+                waiters.followed.set(false);
                 return;
             }
         }
@@ -73,37 +103,51 @@ impl Turns {
             used: Cell::default(),
             round: Cell::default(),
             since: Cell::new(Instant::now()),
+            allowed: Cell::default(),
             queued: Cell::default(),
+            granted: Cell::default(),
             task: Cell::default(),
         })
     }
 
-    /// Polls `work` if there is time left in the slice; otherwise the task is woken in the next.
+    /// Polls `work` if there is time left in this round; otherwise the task is woken in its turn.
     pub(super) fn poll<T>(
         self: &Rc<Self>,
         cx: &mut Context<'_>,
         work: impl FnOnce(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
-        let round = self.queue.0.round.get();
+        let waiters = &*self.queue.0;
+        let round = waiters.round.get();
         // Others have had turns, and this connection wanted none.
         if !self.queued.get() && round.wrapping_sub(self.round.replace(round)) > 1 {
             self.used.set(Duration::ZERO);
         }
-        if self.queued.get() || self.used.get() > SLICE {
+        let granted = self.granted.take();
+        let left = SLICE.saturating_sub(waiters.spent.get());
+        if self.queued.get() || !granted && left.is_zero() {
             return self.wait(cx);
         }
+        self.allowed.set(if granted { SLICE } else { left });
         self.since.set(Instant::now());
         let done = work(cx);
-        self.used.set(self.used.get() + self.since.get().elapsed());
+        let took = self.since.get().elapsed();
+        self.used.set(self.used.get() + took);
+        let spent = waiters.spent.get() + took;
+        waiters.spent.set(spent);
+        if granted && spent < SLICE {
+            self.queue.grant();
+        } else if spent > LITTLE {
+            self.queue.follow();
+        }
         done
     }
 
-    /// Within a poll: whether the slice is used up.
+    /// Within a poll: whether its time is used up.
     pub(super) fn is_over(&self) -> bool {
-        self.queued.get() || self.used.get() + self.since.get().elapsed() > SLICE
+        self.queued.get() || self.since.get().elapsed() > self.allowed.get()
     }
 
-    /// Within a poll: [`Poll::Pending`], and woken in the next slice, when this one is used up.
+    /// Within a poll: [`Poll::Pending`], and woken in its turn, when its time is used up.
     pub(super) fn poll_enough(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<()> {
         if self.is_over() {
             self.wait(cx)
@@ -122,8 +166,7 @@ impl Turns {
 
     fn begin(&self) {
         self.queued.set(false);
-        self.used.set(Duration::ZERO);
-        self.round.set(self.queue.0.round.get());
+        self.granted.set(true);
         if let Some(task) = self.task.take() {
             task.wake();
         }
@@ -172,10 +215,6 @@ mod tests {
                 }
             }));
         }
-        // Each has one slice at once; from then on they queue.
-        while done.get() < 20 {
-            tokio::task::yield_now().await;
-        }
         let mut most = 0;
         while done.get() < 20 * PIECES {
             let before = done.get();
@@ -186,7 +225,41 @@ mod tests {
         for task in tasks {
             task.await.unwrap();
         }
-        assert!(queue.0.connections.borrow().is_empty());
+        assert!(queue.0.light.borrow().is_empty() && queue.0.heavy.borrow().is_empty());
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn who_wants_little_does_not_wait_for_all_who_want_much() {
+        let queue = Queue::default();
+        let busy: Rc<Cell<bool>> = Rc::new(Cell::new(true));
+        let heavy = (0..30).map(|_| {
+            let (turns, busy) = (Turns::new(queue.clone()), Rc::clone(&busy));
+            tokio::task::spawn_local(poll_fn(move |cx| {
+                turns.poll(cx, |cx| {
+                    work(SLICE);
+                    cx.waker().wake_by_ref();
+                    if busy.get() {
+                        Poll::Pending
+                    } else {
+                        Poll::Ready(())
+                    }
+                })
+            }))
+        });
+        let heavy: Vec<_> = heavy.collect();
+        // All have had their first turn.
+        for _ in 0..40 {
+            tokio::task::yield_now().await;
+        }
+        let turns = Turns::new(queue.clone());
+        let rounds = || queue.0.round.get();
+        let begun = rounds();
+        poll_fn(|cx| turns.poll(cx, |_| Poll::Ready(()))).await;
+        assert!(rounds() - begun <= 2, "{} rounds", rounds() - begun);
+        busy.set(false);
+        for task in heavy {
+            task.await.unwrap();
+        }
     }
 
     #[tokio::test(flavor = "local")]
