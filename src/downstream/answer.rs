@@ -13,7 +13,7 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body::Body as _;
 
 use super::date;
-use super::wire::Wire;
+use super::wire::{GATHERED, Wire};
 use crate::pipeline::AnswerBody;
 
 /// How an answer is to be written.
@@ -81,8 +81,14 @@ pub(super) async fn write(
 
     let mut whole = bodiless || body.is_end_stream();
     let mut large = Bytes::new();
+    // Since others had a turn.
+    let mut given = 0;
     let written = poll_fn(|cx| {
         loop {
+            if given >= GATHERED {
+                ready!(wire.poll_piece(cx));
+                given = 0;
+            }
             // Gather …
             let mut waits = false;
             while !whole && !waits && large.is_empty() && out.len() < RECORD {
@@ -124,6 +130,7 @@ pub(super) async fn write(
             }
             while !out.is_empty() || !large.is_empty() {
                 let mut n = ready!(wire.poll_write(cx, &out, &large))?;
+                given += n;
                 let of_out = n.min(out.len());
                 out.advance(of_out);
                 n -= of_out;

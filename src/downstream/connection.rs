@@ -59,7 +59,7 @@ pub(super) fn serve(
             queue.clone(),
         ));
     } else {
-        drain.spawn(serve_h1(stream, session, limits, held));
+        drain.spawn(serve_h1(stream, session, limits, held, queue.clone()));
     }
 }
 
@@ -85,9 +85,10 @@ fn serve_h1(
     session: Rc<Session>,
     limits: &Arc<ConnectionLimits>,
     held: Held,
+    queue: Queue,
 ) -> impl Future<Output = ()> + use<> {
     let limits = Arc::clone(limits);
-    let wire = Rc::new(Wire::new(stream, session));
+    let wire = Rc::new(Wire::new(stream, session, queue));
     async move {
         let bounds = Bounds {
             bytes: limits.header_bytes,

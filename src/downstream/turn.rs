@@ -1,4 +1,4 @@
-//! How long HTTP/2 connections may hold their worker's event loop.
+//! How long HTTP/2 connections, and large bodies over HTTP/1.1, may hold their worker's event loop.
 //!
 //! A hundred streams that a client opens at once are a hundred requests that are ready at once, and
 //! whoever comes after them would wait for them all. So all such connections of a worker share a slice
@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 /// The time that is shared in a round: some twenty requests, or a few of the most expensive kind.
 const SLICE: Duration = Duration::from_micros(300);
+/// What 64 KiB of a body take over HTTP/1.1, where nobody looks at the clock for it.
+const PIECE: Duration = Duration::from_micros(40);
 /// Below so much in a round nobody has to be told of the next one.
 const LITTLE: Duration = Duration::from_micros(75);
 
@@ -132,14 +134,31 @@ impl Turns {
         let done = work(cx);
         let took = self.since.get().elapsed();
         self.used.set(self.used.get() + took);
-        let spent = waiters.spent.get() + took;
-        waiters.spent.set(spent);
+        self.account(waiters.spent.get() + took, granted);
+        done
+    }
+
+    /// Within the poll of a task that does not take turns with all it does: whether it may move another
+    /// 64 KiB of a body; otherwise it is woken in its turn.
+    pub(super) fn poll_piece(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let waiters = &*self.queue.0;
+        let granted = self.granted.take();
+        if self.queued.get() || !granted && waiters.spent.get() >= SLICE {
+            return self.wait(cx);
+        }
+        self.used.set(self.used.get() + PIECE);
+        self.account(waiters.spent.get() + PIECE, granted);
+        Poll::Ready(())
+    }
+
+    /// So much is spent in this round.
+    fn account(&self, spent: Duration, granted: bool) {
+        self.queue.0.spent.set(spent);
         if granted && spent < SLICE {
             self.queue.grant();
         } else if spent > LITTLE {
             self.queue.follow();
         }
-        done
     }
 
     /// Within a poll: whether its time is used up.
@@ -258,6 +277,33 @@ mod tests {
         assert!(rounds() - begun <= 2, "{} rounds", rounds() - begun);
         busy.set(false);
         for task in heavy {
+            task.await.unwrap();
+        }
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn pieces_of_large_bodies_share_a_round_too() {
+        let queue = Queue::default();
+        let moved: Rc<Cell<u32>> = Rc::default();
+        let tasks = (0..50).map(|_| {
+            let (turns, moved) = (Turns::new(queue.clone()), Rc::clone(&moved));
+            tokio::task::spawn_local(async move {
+                for _ in 0..10 {
+                    poll_fn(|cx| turns.poll_piece(cx)).await;
+                    moved.set(moved.get() + 1);
+                }
+            })
+        });
+        let tasks: Vec<_> = tasks.collect();
+        let mut most = 0;
+        while moved.get() < 500 {
+            let before = moved.get();
+            tokio::task::yield_now().await;
+            most = most.max(moved.get() - before);
+        }
+        let in_a_slice = (SLICE.as_micros() / PIECE.as_micros()) as u32 + 1;
+        assert!((1..=3 * in_a_slice).contains(&most), "{most} in one round");
+        for task in tasks {
             task.await.unwrap();
         }
     }

@@ -1,7 +1,7 @@
 //! The bytes of an HTTP/1.1 connection: what was read ahead, the body that is on it, and what the
 //! client does not take. An idle connection holds no buffer.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -15,6 +15,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::head::{Bounds, Head, Scan};
 use super::socket::ClientStream;
+use super::turn::{Queue, Turns};
 use crate::body::{self, Unfinished};
 use crate::framing::{Decoded, Decoder};
 use crate::pipeline::Session;
@@ -23,7 +24,7 @@ use crate::reject::Reject;
 /// One read.
 const READ: usize = 16 << 10;
 /// As much of a body as is gathered where that much is there.
-const GATHERED: usize = 64 << 10;
+pub(super) const GATHERED: usize = 64 << 10;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
@@ -37,6 +38,9 @@ pub(super) fn with_scratch<T>(read: impl FnOnce(&mut [u8]) -> T) -> T {
 pub(super) struct Wire {
     inner: RefCell<Inner>,
     pub(super) session: Rc<Session>,
+    queue: Queue,
+    /// Where a large body was on it.
+    turns: OnceCell<Rc<Turns>>,
 }
 
 struct Inner {
@@ -97,7 +101,7 @@ impl Inner {
 }
 
 impl Wire {
-    pub(super) fn new(stream: ClientStream, session: Rc<Session>) -> Self {
+    pub(super) fn new(stream: ClientStream, session: Rc<Session>, queue: Queue) -> Self {
         Self {
             inner: RefCell::new(Inner {
                 stream,
@@ -107,7 +111,15 @@ impl Wire {
                 flows: false,
             }),
             session,
+            queue,
+            turns: OnceCell::new(),
         }
+    }
+
+    /// Ready when another [`GATHERED`] bytes of a body may be moved.
+    pub(super) fn poll_piece(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let turns = self.turns.get_or_init(|| Turns::new(self.queue.clone()));
+        turns.poll_piece(cx)
     }
 
     /// The next request; what is left of the last one's body is read away first. `None`: the
@@ -245,6 +257,9 @@ impl body::Wire for Wire {
                 Ok(Decoded::End) => return Poll::Ready(None),
                 Err(_) => return Poll::Ready(Some(Err(Unfinished))),
                 Ok(Decoded::More) => {}
+            }
+            if inner.flows {
+                ready!(self.poll_piece(cx));
             }
             if !matches!(ready!(inner.poll_more(cx)), Ok(1..)) {
                 return Poll::Ready(Some(Err(Unfinished)));
