@@ -388,10 +388,12 @@ impl Link {
         if id == 0 || id > self.newest && !self.has_left() {
             return Err(PROTOCOL);
         }
-        let Some(stream) = self.stream(id) else {
-            return Ok(());
-        };
-        stream.reset();
+        match self.stream(id) {
+            Some(stream) => stream.reset(),
+            // Refused before it was given up: that counts all the same.
+            None if self.ended_early(id) => {}
+            None => return Ok(()),
+        }
         if self.conduct.give_up() {
             Ok(())
         } else {
