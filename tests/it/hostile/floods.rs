@@ -67,13 +67,7 @@ async fn as_many_frames_as_honest_clients_send_are_none_too_many() {
     let setup = Gateway::before(&backend).toml("limits.h2_control_frames = 100");
     let gateway = setup.start().await;
     let mut h2 = H2::connect(&gateway).await;
-    let stream = h2.stream();
-    h2.say(&headers(
-        stream,
-        false,
-        &block(&request(b"POST", PAGE, &[])),
-    ))
-    .await;
+    let stream = h2.upload(PAGE).await;
     // What moves data is none of them, however much of it there is in a second.
     for _ in 0..300 {
         h2.say(&data(stream, false, b"x")).await;
@@ -255,13 +249,7 @@ async fn trailers_change_nothing_over_http_2_either() {
     for trailer in trailers {
         backend.forget();
         let mut h2 = H2::connect(&gateway).await;
-        let stream = h2.stream();
-        h2.say(&headers(
-            stream,
-            false,
-            &block(&request(b"POST", PAGE, &[])),
-        ))
-        .await;
+        let stream = h2.upload(PAGE).await;
         h2.say(&data(stream, false, b"hello")).await;
         h2.say(&headers(stream, true, &block(&[*trailer]))).await;
         let answer = h2.answer(stream).await;

@@ -493,13 +493,7 @@ async fn a_slow_upload_in_small_frames_is_honest() {
     let gateway = Gateway::before(&backend).start().await;
     for (size, count, pause) in [(1, 3000, 0), (10, 1000, 1), (100, 30, 20)] {
         let mut h2 = H2::connect(&gateway).await;
-        let stream = h2.stream();
-        h2.say(&headers(
-            stream,
-            false,
-            &block(&request(b"POST", PAGE, &[])),
-        ))
-        .await;
+        let stream = h2.upload(PAGE).await;
         for n in 0..count {
             // Time is the subject.
             tokio::time::sleep(Duration::from_millis(pause)).await;
@@ -535,13 +529,7 @@ async fn a_body_cut_into_bytes_reaches_the_backend_in_few_pieces() {
     let backend = Backend::echoes_the_request();
     let gateway = Gateway::before(&backend).start().await;
     let mut h2 = H2::connect(&gateway).await;
-    let stream = h2.stream();
-    h2.say(&headers(
-        stream,
-        false,
-        &block(&request(b"POST", PAGE, &[])),
-    ))
-    .await;
+    let stream = h2.upload(PAGE).await;
     // Begun without knowing how long it will be.
     assert!(h2.has_been_heard().await);
     let mut all = Vec::new();

@@ -348,6 +348,14 @@ impl H2 {
         self.answer(stream).await
     }
 
+    /// Begins a POST whose body is to come; its stream.
+    pub async fn upload(&mut self, path: &[u8]) -> u32 {
+        let stream = self.stream();
+        let head = block(&request(b"POST", path, &[]));
+        assert!(self.say(&headers(stream, false, &head)).await);
+        stream
+    }
+
     /// Waits for the answer to a PING: all that was said before it has been looked at. `false`:
     /// the connection ended instead.
     pub async fn has_been_heard(&mut self) -> bool {
