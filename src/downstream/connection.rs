@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::clock::{Clock, Late};
@@ -103,7 +103,8 @@ fn serve_h1(
             let mut stopping = false;
             let mut last_call = None;
             poll_fn(|cx| {
-                if let Poll::Ready(ended) = conversation.as_mut().poll(cx) {
+                let mut go_on = |cx: &mut Context<'_>| conversation.as_mut().poll(cx);
+                if let Poll::Ready(ended) = wire.poll_in_turn(cx, &mut go_on) {
                     return Poll::Ready(Ok(ended));
                 }
                 stopping |= stop.as_mut().poll(cx).is_ready();

@@ -17,8 +17,6 @@ use std::time::{Duration, Instant};
 
 /// The time that is shared in a round: some twenty requests, or a few of the most expensive kind.
 const SLICE: Duration = Duration::from_micros(300);
-/// What 64 KiB of a body take over HTTP/1.1, where nobody looks at the clock for it.
-const PIECE: Duration = Duration::from_micros(40);
 /// Below so much in a round nobody has to be told of the next one.
 const LITTLE: Duration = Duration::from_micros(75);
 
@@ -80,7 +78,7 @@ impl Queue {
         let waiters = &*self.0;
         let light = waiters.light.borrow_mut().pop_front();
         let next = light.or_else(|| waiters.heavy.borrow_mut().pop_front());
-        next.inspect(|next| next.begin()).is_some()
+        next.inspect(|next| next.come()).is_some()
     }
 
     /// A turn each time the loop goes round, until nobody wants one.
@@ -129,30 +127,36 @@ impl Turns {
         if self.queued.get() || !granted && left.is_zero() {
             return self.wait(cx);
         }
-        self.allowed.set(if granted { SLICE } else { left });
-        self.since.set(Instant::now());
+        self.begin(if granted { SLICE } else { left });
         let done = work(cx);
-        let took = self.since.get().elapsed();
-        self.used.set(self.used.get() + took);
-        self.account(waiters.spent.get() + took, granted);
+        self.end(granted);
         done
     }
 
-    /// Within the poll of a task that does not take turns with all it does: whether it may move another
-    /// 64 KiB of a body; otherwise it is woken in its turn.
-    pub(super) fn poll_piece(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let waiters = &*self.queue.0;
-        let granted = self.granted.take();
-        if self.queued.get() || !granted && waiters.spent.get() >= SLICE {
-            return self.wait(cx);
-        }
-        self.used.set(self.used.get() + PIECE);
-        self.account(waiters.spent.get() + PIECE, granted);
-        Poll::Ready(())
+    /// Takes part from now on, within a poll that began without taking turns and ends with
+    /// [`Turns::leave`]: what is left of the slice is for both.
+    pub(super) fn enter(queue: Queue) -> Rc<Self> {
+        let left = SLICE.saturating_sub(queue.0.spent.get());
+        let this = Self::new(queue);
+        this.begin(left);
+        this
     }
 
-    /// So much is spent in this round.
-    fn account(&self, spent: Duration, granted: bool) {
+    /// The poll within which it was entered is over.
+    pub(super) fn leave(&self) {
+        self.end(false);
+    }
+
+    fn begin(&self, allowed: Duration) {
+        self.allowed.set(allowed);
+        self.since.set(Instant::now());
+    }
+
+    /// So much was done in this round.
+    fn end(&self, granted: bool) {
+        let took = self.since.get().elapsed();
+        self.used.set(self.used.get() + took);
+        let spent = self.queue.0.spent.get() + took;
         self.queue.0.spent.set(spent);
         if granted && spent < SLICE {
             self.queue.grant();
@@ -183,7 +187,7 @@ impl Turns {
         Poll::Pending
     }
 
-    fn begin(&self) {
+    fn come(&self) {
         self.queued.set(false);
         self.granted.set(true);
         if let Some(task) = self.task.take() {
@@ -195,6 +199,7 @@ impl Turns {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+    use std::task::ready;
 
     use super::*;
 
@@ -282,17 +287,33 @@ mod tests {
     }
 
     #[tokio::test(flavor = "local")]
-    async fn pieces_of_large_bodies_share_a_round_too() {
+    async fn polls_that_turn_out_to_be_long_share_a_round_from_then_on() {
+        const PIECE: Duration = Duration::from_micros(100);
         let queue = Queue::default();
         let moved: Rc<Cell<u32>> = Rc::default();
         let tasks = (0..50).map(|_| {
-            let (turns, moved) = (Turns::new(queue.clone()), Rc::clone(&moved));
-            tokio::task::spawn_local(async move {
-                for _ in 0..10 {
-                    poll_fn(|cx| turns.poll_piece(cx)).await;
-                    moved.set(moved.get() + 1);
+            let (queue, moved) = (queue.clone(), Rc::clone(&moved));
+            let (mut turns, mut pieces) = (None::<Rc<Turns>>, 0);
+            tokio::task::spawn_local(poll_fn(move |cx| {
+                let mut move_on = |turns: &Rc<Turns>, cx: &mut Context<'_>| {
+                    while pieces < 10 {
+                        ready!(turns.poll_enough(cx));
+                        work(PIECE);
+                        pieces += 1;
+                        moved.set(moved.get() + 1);
+                    }
+                    Poll::Ready(())
+                };
+                match &turns {
+                    Some(turns) => turns.poll(cx, |cx| move_on(turns, cx)),
+                    None => {
+                        let turns = turns.insert(Turns::enter(queue.clone()));
+                        let done = move_on(turns, cx);
+                        turns.leave();
+                        done
+                    }
                 }
-            })
+            }))
         });
         let tasks: Vec<_> = tasks.collect();
         let mut most = 0;
@@ -301,8 +322,9 @@ mod tests {
             tokio::task::yield_now().await;
             most = most.max(moved.get() - before);
         }
-        let in_a_slice = (SLICE.as_micros() / PIECE.as_micros()) as u32 + 1;
-        assert!((1..=3 * in_a_slice).contains(&most), "{most} in one round");
+        // Two slices, and each may go over by a piece.
+        let in_a_round = 2 * (SLICE.div_duration_f32(PIECE) as u32 + 1);
+        assert!((1..=in_a_round).contains(&most), "{most} in one round");
         for task in tasks {
             task.await.unwrap();
         }
@@ -316,7 +338,7 @@ mod tests {
             turns.poll(cx, |cx| {
                 polls += 1;
                 while pieces < 10 {
-                    std::task::ready!(turns.poll_enough(cx));
+                    ready!(turns.poll_enough(cx));
                     work(SLICE / 2);
                     pieces += 1;
                 }

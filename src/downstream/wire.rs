@@ -118,8 +118,24 @@ impl Wire {
 
     /// Ready when another [`GATHERED`] bytes of a body may be moved.
     pub(super) fn poll_piece(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let turns = self.turns.get_or_init(|| Turns::new(self.queue.clone()));
-        turns.poll_piece(cx)
+        let turns = self.turns.get_or_init(|| Turns::enter(self.queue.clone()));
+        turns.poll_enough(cx)
+    }
+
+    /// Polls what the connection does, in turns with others' as soon as a large body was on it.
+    pub(super) fn poll_in_turn<T>(
+        &self,
+        cx: &mut Context<'_>,
+        work: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        if let Some(turns) = self.turns.get() {
+            return turns.poll(cx, work);
+        }
+        let done = work(cx);
+        if let Some(turns) = self.turns.get() {
+            turns.leave();
+        }
+        done
     }
 
     /// The next request; what is left of the last one's body is read away first. `None`: the
