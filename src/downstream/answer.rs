@@ -13,7 +13,7 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body::Body as _;
 
 use super::date;
-use super::wire::{GATHERED, Wire};
+use super::wire::Wire;
 use crate::pipeline::AnswerBody;
 
 /// How an answer is to be written.
@@ -29,6 +29,8 @@ pub(super) struct Manner {
     pub(super) read_ahead: usize,
 }
 
+/// As much of a body as is written before others have a turn.
+const PIECE: usize = 64 << 10;
 /// Smaller pieces are gathered to as much, larger ones pass as they are.
 const RECORD: usize = 16 << 10;
 
@@ -85,7 +87,7 @@ pub(super) async fn write(
     let mut given = 0;
     let written = poll_fn(|cx| {
         loop {
-            if given >= GATHERED {
+            if given >= PIECE {
                 ready!(wire.poll_piece(cx));
                 given = 0;
             }

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -13,14 +13,13 @@ use tokio_rustls::server::TlsStream;
 /// A connection to a client, past its handshake.
 pub(super) type ClientStream = TlsStream<Socket>;
 
-/// Reads ahead of TLS while much comes, which asks for 4 KiB at a time; and writes what lies in one piece as
-/// such: a small answer is one record, and `send` takes the kernel less time than `writev`.
+/// Reads ahead of TLS, which asks for 4 KiB at a time: what is there comes with one call. And writes what
+/// lies in one piece as such: a small answer is one record, and `send` takes the kernel less time than
+/// `writev`.
 pub(super) struct Socket {
     stream: TcpStream,
     /// What was read and TLS has not asked for yet; none while nothing is left.
     ahead: Option<Ahead>,
-    /// The last read gave all that was asked for.
-    flows: bool,
 }
 
 struct Ahead {
@@ -29,7 +28,7 @@ struct Ahead {
 }
 
 /// One read ahead, bytes.
-const AHEAD: usize = 32 << 10;
+const AHEAD: usize = 64 << 10;
 
 thread_local! {
     /// A buffer that nobody uses now.
@@ -41,7 +40,6 @@ impl Socket {
         Self {
             stream,
             ahead: None,
-            flows: false,
         }
     }
 
@@ -68,17 +66,10 @@ impl AsyncRead for Socket {
             self.give(ahead, asked);
             return Poll::Ready(Ok(()));
         }
-        if !self.flows {
-            let before = asked.remaining();
-            ready!(Pin::new(&mut self.stream).poll_read(cx, asked))?;
-            self.flows = before > 0 && asked.remaining() == 0;
-            return Poll::Ready(Ok(()));
-        }
         let mut buffer = SPARE.take().unwrap_or_else(|| vec![0; AHEAD].into());
         let mut read = ReadBuf::new(&mut buffer);
         let came = Pin::new(&mut self.stream).poll_read(cx, &mut read);
         let left = 0..read.filled().len();
-        self.flows = left.len() == AHEAD;
         self.give(Ahead { buffer, left }, asked);
         came
     }

@@ -23,8 +23,8 @@ use crate::reject::Reject;
 
 /// One read.
 const READ: usize = 16 << 10;
-/// As much of a body as is gathered where that much is there.
-pub(super) const GATHERED: usize = 64 << 10;
+/// As much of a body as is gathered where that much is there: each write to the backend wakes it.
+const GATHERED: usize = 128 << 10;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
@@ -116,7 +116,7 @@ impl Wire {
         }
     }
 
-    /// Ready when another [`GATHERED`] bytes of a body may be moved.
+    /// Ready when more of a large body may be moved.
     pub(super) fn poll_piece(&self, cx: &mut Context<'_>) -> Poll<()> {
         let turns = self.turns.get_or_init(|| Turns::enter(self.queue.clone()));
         turns.poll_enough(cx)

@@ -20,6 +20,9 @@ use crate::alarm::Alarm;
 /// Smallest and largest read.
 const READ: std::ops::RangeInclusive<usize> = 8 << 10..=64 << 10;
 
+/// Far below what any backend waits before it closes an idle connection.
+const MOMENT: Duration = Duration::from_millis(50);
+
 /// A connection and what was read of it ahead.
 pub struct Connection {
     pub(super) stream: TcpStream,
@@ -88,6 +91,12 @@ impl Connection {
         now.duration_since(self.idle_since) > limit
     }
 
+    /// Whether it was idle for so long that the backend may be closing it for that: one that answered a
+    /// moment ago closes no connection that it has not told us about.
+    fn rested(&self, now: Instant) -> bool {
+        now.duration_since(self.idle_since) > MOMENT
+    }
+
     /// Whether the backend has closed it, or said something nobody asked for. `thorough` asks the
     /// kernel; else only what the event loop has seen already is looked at, which costs no call.
     fn is_dead(&self, thorough: bool) -> bool {
@@ -122,7 +131,7 @@ impl Pool {
         while let Some(connection) = idle.pop() {
             if connection.authority == settings.authority
                 && !connection.is_expired(settings, now)
-                && !connection.is_dead(thorough)
+                && !connection.is_dead(thorough && connection.rested(now))
             {
                 return Some(connection);
             }

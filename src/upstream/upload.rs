@@ -163,8 +163,9 @@ impl Outgoing {
     }
 
     fn poll_write(&self, cx: &mut Context<'_>, stream: &mut TcpStream) -> Poll<io::Result<usize>> {
-        let n = if self.parts[1..].iter().all(Bytes::is_empty) {
-            ready!(Pin::new(stream).poll_write(cx, &self.parts[0]))?
+        let mut full = self.parts.iter().filter(|part| !part.is_empty());
+        let n = if let (Some(only), None) = (full.next(), full.next()) {
+            ready!(Pin::new(stream).poll_write(cx, only))?
         } else {
             let slices = self.parts.each_ref().map(|part| IoSlice::new(part));
             ready!(Pin::new(stream).poll_write_vectored(cx, &slices))?
