@@ -1,7 +1,7 @@
 //! The bytes of an HTTP/1.1 connection: what was read ahead, the body that is on it, and what the
 //! client does not take. An idle connection holds no buffer.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -39,8 +39,8 @@ pub(super) struct Wire {
     inner: RefCell<Inner>,
     pub(super) session: Rc<Session>,
     queue: Queue,
-    /// Where a large body was on it.
-    turns: OnceCell<Rc<Turns>>,
+    /// While a large body is on it.
+    turns: RefCell<Option<Rc<Turns>>>,
 }
 
 struct Inner {
@@ -112,28 +112,34 @@ impl Wire {
             }),
             session,
             queue,
-            turns: OnceCell::new(),
+            turns: RefCell::default(),
         }
     }
 
     /// Ready when more of a large body may be moved.
     pub(super) fn poll_piece(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let turns = self.turns.get_or_init(|| Turns::enter(self.queue.clone()));
+        let enter = || Turns::enter(self.queue.clone());
+        let turns = Rc::clone(self.turns.borrow_mut().get_or_insert_with(enter));
         turns.poll_enough(cx)
     }
 
-    /// Polls what the connection does, in turns with others' as soon as a large body was on it.
+    /// Polls what the connection does, in turns with others' while a large body is on it.
     pub(super) fn poll_in_turn<T>(
         &self,
         cx: &mut Context<'_>,
         work: impl FnOnce(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
-        if let Some(turns) = self.turns.get() {
-            return turns.poll(cx, work);
-        }
-        let done = work(cx);
-        if let Some(turns) = self.turns.get() {
-            turns.leave();
+        let turns = self.turns.borrow().clone();
+        let Some(turns) = turns else {
+            let done = work(cx);
+            if let Some(entered) = &*self.turns.borrow() {
+                entered.leave();
+            }
+            return done;
+        };
+        let done = turns.poll(cx, work);
+        if self.session.is_quiet() && !turns.are_waited_for() {
+            self.turns.take();
         }
         done
     }

@@ -91,8 +91,7 @@ impl Connection {
         now.duration_since(self.idle_since) > limit
     }
 
-    /// Whether it was idle for so long that the backend may be closing it for that: one that answered a
-    /// moment ago closes no connection that it has not told us about.
+    /// Whether it was idle for so long that the backend may have closed it for that.
     fn rested(&self, now: Instant) -> bool {
         now.duration_since(self.idle_since) > MOMENT
     }

@@ -48,9 +48,6 @@ pub(super) struct Stopped {
 }
 
 /// Sends the request, from `now` on, until the head of its answer is there.
-///
-/// Who else is ready goes first: so all requests that came together are read before the first of them is
-/// sent, and they reach the backend together. Sent one by one, each would wake it anew.
 pub(super) async fn exchange(
     settings: &Settings,
     connection: &mut Connection,
@@ -62,12 +59,7 @@ pub(super) async fn exchange(
     let patience = settings.response_timeout;
     let (mut sent, mut refused, mut interim, mut stale) = (false, None, 0, false);
     let (mut written, mut streams, mut moved) = (outgoing.written, false, now);
-    let mut others_went = false;
     let begun = poll_fn(|cx| {
-        if !std::mem::replace(&mut others_went, true) {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
         if !sent && refused.is_none() {
             match outgoing.poll_send(cx, &mut connection.stream) {
                 Poll::Ready(Ok(())) => {
@@ -143,71 +135,4 @@ pub(super) async fn exchange(
     })
     .await;
     begun.map_err(|failure| Stopped { failure, stale })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
-    use std::pin::pin;
-    use std::time::Duration;
-
-    use bytes::Bytes;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
-
-    use super::super::admission::Rules;
-    use super::*;
-    use crate::names::Route;
-
-    #[tokio::test]
-    async fn a_request_is_sent_when_who_else_is_ready_has_had_a_turn() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let settings = Settings {
-            authority: listener.local_addr().unwrap().to_string().into(),
-            connect_timeout: Duration::from_secs(9),
-            response_timeout: Duration::from_secs(9),
-            silence: Duration::from_secs(9),
-            pool_idle: Duration::from_secs(9),
-            pool_size: 9,
-            admission: Rules {
-                most: 9,
-                adaptive: false,
-                least: 9,
-                sockets_last: false,
-                except: Box::default(),
-            },
-        };
-        let ask = Ask {
-            head: false,
-            safe: true,
-            upgrade: false,
-            route: Route::VisitorsLatest,
-            client: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            spared: true,
-        };
-        let mut connection = Connection::open(&settings).await.unwrap();
-        let mut backend = listener.accept().await.unwrap().0;
-        let mut outgoing = Outgoing::new(Bytes::from_static(b"GET"), None);
-        let now = Instant::now();
-        let exchange = exchange(&settings, &mut connection, ask, &mut outgoing, None, now);
-        let mut exchange = pin!(exchange);
-        let mut polls = 0;
-        let other = async {
-            // Joined after the exchange: it has been polled once by now.
-            let mut byte = [std::mem::MaybeUninit::uninit()];
-            let seen = socket2::SockRef::from(&backend).peek(&mut byte);
-            assert_eq!(seen.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
-            let mut head = [0; 3];
-            backend.read_exact(&mut head).await.unwrap();
-            let answer = b"HTTP/1.1 204 No Content\r\n\r\n";
-            backend.write_all(answer).await.unwrap();
-        };
-        let exchange = poll_fn(|cx| {
-            polls += 1;
-            exchange.as_mut().poll(cx)
-        });
-        let (begun, ()) = tokio::join!(biased; exchange, other);
-        assert!(begun.is_ok_and(|begun| begun.head.status == StatusCode::NO_CONTENT));
-        assert!(polls > 1);
-    }
 }

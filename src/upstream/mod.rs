@@ -168,6 +168,9 @@ impl Upstream {
     /// A kept connection that turns out to be closed is replaced once by a fresh one, provided
     /// that nothing of the request was written, or that it has no body and is safe: a
     /// request that may have had an effect is never sent twice.
+    ///
+    /// Who else is ready goes first: so all requests that came together are read before one of them
+    /// is sent, and they reach the backend together. Sent one by one, each would wake it anew.
     pub async fn send(
         &self,
         settings: &Settings,
@@ -177,6 +180,7 @@ impl Upstream {
     ) -> Result<Answer, Failure> {
         let mut outgoing = Outgoing::new(head, body);
         outgoing.prefetch().await?;
+        tokio::task::yield_now().await;
         // After that: a client that does not send holds no place.
         let now = Instant::now();
         let place = self.admit(settings, ask, outgoing.is_whole(), now)?;
@@ -289,5 +293,75 @@ impl Upstream {
                 Err(Failure::Unreachable(e))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::mem::MaybeUninit;
+    use std::net::Ipv4Addr;
+
+    use http_body_util::BodyExt;
+    use socket2::SockRef;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_is_sent_when_who_else_is_ready_has_had_a_turn() {
+        const HEAD: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let wait = Duration::from_secs(9);
+        let settings = Settings {
+            authority: listener.local_addr().unwrap().to_string().into(),
+            connect_timeout: wait,
+            response_timeout: wait,
+            silence: wait,
+            pool_idle: wait,
+            pool_size: 9,
+            admission: Rules {
+                most: 9,
+                adaptive: false,
+                least: 9,
+                sockets_last: false,
+                except: Box::default(),
+            },
+        };
+        let ask = Ask {
+            head: false,
+            safe: true,
+            upgrade: false,
+            route: Route::Page,
+            client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            spared: true,
+        };
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let upstream = Upstream::new(Arc::default(), metrics);
+        let send = async || {
+            let sent = upstream.send(&settings, ask, Bytes::from_static(HEAD), None);
+            sent.await.unwrap().body.collect().await.unwrap()
+        };
+        let answer = async |backend: &mut TcpStream| {
+            let mut head = [0; HEAD.len()];
+            backend.read_exact(&mut head).await.unwrap();
+            let said = backend.write_all(b"HTTP/1.1 204 No Content\r\n\r\n");
+            said.await.unwrap();
+        };
+        let first = async {
+            let mut backend = listener.accept().await.unwrap().0;
+            answer(&mut backend).await;
+            backend
+        };
+        let (_, mut backend) = tokio::join!(send(), first);
+        // On the kept connection nothing has to be waited for.
+        let second = async {
+            let mut byte = [MaybeUninit::uninit()];
+            let seen = SockRef::from(&backend).peek(&mut byte);
+            assert_eq!(seen.unwrap_err().kind(), ErrorKind::WouldBlock);
+            answer(&mut backend).await;
+        };
+        tokio::join!(biased; send(), second);
     }
 }
