@@ -29,8 +29,8 @@ pub(super) struct Manner {
     pub(super) read_ahead: usize,
 }
 
-/// As much of a body as is written before others have a turn.
-const PIECE: usize = 64 << 10;
+/// As much of a body as is written before the clock is looked at.
+const PIECE: usize = 32 << 10;
 /// Smaller pieces are gathered to as much, larger ones pass as they are.
 const RECORD: usize = 16 << 10;
 
@@ -83,7 +83,7 @@ pub(super) async fn write(
 
     let mut whole = bodiless || body.is_end_stream();
     let mut large = Bytes::new();
-    // Since others had a turn.
+    // Since it was looked at.
     let mut given = 0;
     let written = poll_fn(|cx| {
         loop {

@@ -3,8 +3,9 @@
 //! A hundred streams that a client opens at once are a hundred requests that are ready at once, and
 //! whoever comes after them would wait for them all. So all such connections of a worker share a slice
 //! of time each time the loop goes round. Who comes when it is used up, or has not done all it wanted,
-//! queues; each round the first of the queue gets a slice of its own, and the next ones what is left of
-//! it. However many connections there are, a round is as long as two slices and what everybody else needs.
+//! queues; each round the first of the queue gets a turn of its own, and so do the next ones until half a
+//! slice is used up. However many connections there are, a round is as long as two slices and what
+//! everybody else needs.
 //!
 //! Who has used little goes before those that have used much, as in deficit round robin with a list of
 //! new flows (RFC 8290 section 4.2), in three rounds of four.
@@ -17,6 +18,9 @@ use std::time::{Duration, Instant};
 
 /// The time that is shared in a round: some twenty requests, or a few of the most expensive kind.
 const SLICE: Duration = Duration::from_micros(300);
+/// A turn of a connection with a large body over HTTP/1.1, two or three pieces of it: its requests are not
+/// many, and nothing is gained by looking at more of them at once.
+const BODY: Duration = Duration::from_micros(150);
 /// In one of so many rounds those that have used much come first, or they might never.
 const FOR_HEAVY: u32 = 4;
 /// Below so much in a round nobody has to be told of the next one.
@@ -42,6 +46,8 @@ struct Waiters {
 /// What one connection had of its worker's time.
 pub(super) struct Turns {
     queue: Queue,
+    /// As long as a turn of its own.
+    turn: Duration,
     /// Since it last wanted nothing for a round.
     used: Cell<Duration>,
     /// The round in which it was polled last.
@@ -108,8 +114,13 @@ impl Queue {
 
 impl Turns {
     pub(super) fn new(queue: Queue) -> Rc<Self> {
+        Self::with(queue, SLICE)
+    }
+
+    fn with(queue: Queue, turn: Duration) -> Rc<Self> {
         Rc::new(Self {
             queue,
+            turn,
             used: Cell::default(),
             round: Cell::default(),
             since: Cell::new(Instant::now()),
@@ -138,18 +149,22 @@ impl Turns {
         if self.queued.get() || !granted && left.is_zero() {
             return self.wait(cx, Duration::ZERO);
         }
-        self.begin(if granted { SLICE } else { left });
+        self.begin(if granted {
+            self.turn
+        } else {
+            self.turn.min(left)
+        });
         let done = work(cx);
         self.end(granted);
         done
     }
 
-    /// Takes part from now on, within a poll that began without taking turns and ends with
-    /// [`Turns::leave`]: what is left of the slice is for both.
+    /// A large body takes part from now on, within a poll that began without taking turns and ends with
+    /// [`Turns::leave`].
     pub(super) fn enter(queue: Queue) -> Rc<Self> {
         let left = SLICE.saturating_sub(queue.0.spent.get());
-        let this = Self::new(queue);
-        this.begin(left);
+        let this = Self::with(queue, BODY);
+        this.begin(left.min(BODY));
         this
     }
 
@@ -169,7 +184,7 @@ impl Turns {
         self.used.set(self.used.get() + took);
         let spent = self.queue.0.spent.get() + took;
         self.queue.0.spent.set(spent);
-        if granted && spent < SLICE {
+        if granted && spent < SLICE / 2 {
             self.queue.grant();
         } else if spent > LITTLE {
             self.queue.follow();
