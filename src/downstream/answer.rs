@@ -29,7 +29,7 @@ pub(super) struct Manner {
     pub(super) read_ahead: usize,
 }
 
-/// As much of a body as is written before the clock is looked at.
+/// At least as much of a body is written before the clock is looked at.
 const PIECE: usize = 32 << 10;
 /// Smaller pieces are gathered to as much, larger ones pass as they are.
 const RECORD: usize = 16 << 10;

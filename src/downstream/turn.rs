@@ -21,6 +21,8 @@ const SLICE: Duration = Duration::from_micros(300);
 /// A turn of a connection with a large body over HTTP/1.1, two or three pieces of it: its requests are not
 /// many, and nothing is gained by looking at more of them at once.
 const BODY: Duration = Duration::from_micros(150);
+/// A second one of these is not begun in a round.
+const _: () = assert!(BODY.as_micros() >= SLICE.as_micros() / 2);
 /// In one of so many rounds those that have used much come first, or they might never.
 const FOR_HEAVY: u32 = 4;
 /// Below so much in a round nobody has to be told of the next one.
@@ -119,10 +121,10 @@ impl Turns {
 
     fn with(queue: Queue, turn: Duration) -> Rc<Self> {
         Rc::new(Self {
-            queue,
             turn,
+            round: Cell::new(queue.0.round.get()),
+            queue,
             used: Cell::default(),
-            round: Cell::default(),
             since: Cell::new(Instant::now()),
             allowed: Cell::default(),
             queued: Cell::default(),
@@ -140,8 +142,9 @@ impl Turns {
         let waiters = &*self.queue.0;
         let round = waiters.round.get();
         let granted = self.granted.take();
-        let rested = round.wrapping_sub(self.round.replace(round)) > 1;
-        // Others have had turns, and this connection wanted none.
+        let passed = round.wrapping_sub(self.round.replace(round));
+        // Nobody wants turns, or others have had some and this connection wanted none.
+        let rested = !waiters.followed.get() || passed > 1;
         if rested && !granted && !self.queued.get() {
             self.used.set(Duration::ZERO);
         }
@@ -198,7 +201,7 @@ impl Turns {
 
     /// Within a poll: whether its time is used up.
     pub(super) fn is_over(&self) -> bool {
-        self.queued.get() || self.since.get().elapsed() > self.allowed.get()
+        self.queued.get() || self.since.get().elapsed() >= self.allowed.get()
     }
 
     /// Within a poll: [`Poll::Pending`], and woken in its turn, when its time is used up.
@@ -289,20 +292,20 @@ mod tests {
         let queue = Queue::default();
         let busy: Rc<Cell<bool>> = Rc::new(Cell::new(true));
         let heavy = (0..30).map(|_| {
-            let (turns, busy) = (Turns::new(queue.clone()), Rc::clone(&busy));
+            let (turns, busy) = (Turns::with(queue.clone(), BODY), Rc::clone(&busy));
             tokio::task::spawn_local(poll_fn(move |cx| {
                 turns.poll(cx, |cx| {
                     while busy.get() {
                         ready!(turns.poll_enough(cx));
-                        work(SLICE / 2);
+                        work(BODY);
                     }
                     Poll::Ready(())
                 })
             }))
         });
         let heavy: Vec<_> = heavy.collect();
-        // All have had their first turn.
-        for _ in 0..40 {
+        // All have had turns enough to have used much.
+        for _ in 0..100 {
             tokio::task::yield_now().await;
         }
         let turns = Turns::new(queue.clone());
@@ -335,7 +338,7 @@ mod tests {
         let light = (0..10).map(|_| {
             let queue = queue.clone();
             tokio::task::spawn_local(async move {
-                loop {
+                while queue.0.round.get() < 200 {
                     let turns = Turns::new(queue.clone());
                     let each = |_: &mut Context<'_>| {
                         work(SLICE);
@@ -356,6 +359,20 @@ mod tests {
         for task in light {
             task.abort();
         }
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn a_connection_that_ended_in_the_queue_takes_no_turn() {
+        let queue = Queue::default();
+        queue.0.spent.set(SLICE);
+        let [ended, next] = [(); 2].map(|()| Turns::new(queue.clone()));
+        let mut cx = Context::from_waker(Waker::noop());
+        for turns in [&ended, &next] {
+            assert!(turns.poll(&mut cx, |_| Poll::Ready(())).is_pending());
+        }
+        drop(ended);
+        assert!(queue.grant() && next.granted.get());
+        assert!(!queue.grant());
     }
 
     #[tokio::test(flavor = "local")]

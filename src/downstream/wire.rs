@@ -130,16 +130,19 @@ impl Wire {
         work: impl FnOnce(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
         let turns = self.turns.borrow().clone();
-        let Some(turns) = turns else {
+        let done = if let Some(turns) = turns {
+            turns.poll(cx, work)
+        } else {
             let done = work(cx);
             if let Some(entered) = &*self.turns.borrow() {
                 entered.leave();
             }
-            return done;
+            done
         };
-        let done = turns.poll(cx, work);
-        if self.session.is_quiet() && !turns.are_waited_for() {
-            self.turns.take();
+        if self.session.is_quiet() {
+            self.turns
+                .borrow_mut()
+                .take_if(|turns| !turns.are_waited_for());
         }
         done
     }

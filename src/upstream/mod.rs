@@ -169,8 +169,8 @@ impl Upstream {
     /// that nothing of the request was written, or that it has no body and is safe: a
     /// request that may have had an effect is never sent twice.
     ///
-    /// Who else is ready goes first: so all requests that came together are read before one of them
-    /// is sent, and they reach the backend together. Sent one by one, each would wake it anew.
+    /// Who else is ready goes first: so requests that came together are read before one of them is
+    /// sent, and they reach the backend together. Sent one by one, each would wake it anew.
     pub async fn send(
         &self,
         settings: &Settings,

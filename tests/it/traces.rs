@@ -367,17 +367,17 @@ async fn a_receiver_that_is_slow_wrong_or_away_costs_no_request_anything() {
         let took = begun.elapsed();
         assert!(took < Duration::from_secs(5), "{what}: {took:?}");
         let result = |result: &str| format!("gateway_traced_requests_total{{result=\"{result}\"}}");
-        let dropped = gateway.metric(&result("dropped")).await;
+        // Each is either dropped or lost, and all are counted, the last ones after their answers.
+        let dropped = eventually(what, async || {
+            let dropped = gateway.metric(&result("dropped")).await;
+            let failed = gateway.metric(&result("failed")).await;
+            (failed + dropped == REQUESTS as f64).then_some(dropped)
+        })
+        .await;
         assert!(
             dropped > 0.0 && dropped < REQUESTS as f64,
             "{what}: {dropped}"
         );
-        // Each is either dropped or lost, and all are counted.
-        eventually(what, async || {
-            let failed = gateway.metric(&result("failed")).await;
-            (failed + dropped == REQUESTS as f64).then_some(())
-        })
-        .await;
         assert_eq!(gateway.metric(&result("exported")).await, 0.0);
         let told =
             "the receiver of traces does not take them: they are lost and counted until it does";
