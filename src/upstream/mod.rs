@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::StatusCode;
 
+use adaptive::SLOWER;
 pub use admission::{Admission, Rules};
 use admission::{Asker, Place};
 pub use connection::Connection;
@@ -180,17 +181,20 @@ impl Upstream {
     ) -> Result<Answer, Failure> {
         let mut outgoing = Outgoing::new(head, body);
         outgoing.prefetch().await?;
+        let ready = Instant::now();
         tokio::task::yield_now().await;
         // After that: a client that does not send holds no place.
         let now = Instant::now();
+        let busy = now - ready >= SLOWER;
         let place = self.admit(settings, ask, outgoing.is_whole(), now)?;
         let answered = self
             .exchange_on_any(settings, ask, &mut outgoing, place.as_ref(), now)
             .await;
         let at = Instant::now();
         if let Some(place) = place {
-            // What fails may fail quickly.
-            let telling = |(_, begun): &(_, Begun)| !begun.head.status.is_server_error();
+            // What fails may fail quickly; and while who is ready waits here as long as for a slow answer,
+            // it is not the backend that is slow.
+            let telling = |(_, begun): &(_, Begun)| !busy && !begun.head.status.is_server_error();
             place.answered(answered.as_ref().is_ok_and(telling), at);
         }
         let (connection, begun) = answered?;

@@ -1,13 +1,13 @@
 //! How fast each route is without load, as far as it is known, and which of them has become slowest.
 
-use super::{MS, STEEPEST};
+use super::STEEPEST;
 use crate::names::Route;
 use crate::upstream::pace::{HELD_BACK, Pace};
 
 /// Answers may become slower by this factor ...
 const TOLERANCE: f64 = 2.0;
 /// ... and at least by so much: less than that nobody feels, and every machine has such moments.
-pub(super) const SLACK: f64 = 25.0 * MS as f64;
+pub(super) const SLACK: f64 = super::SLOWER.as_micros() as f64;
 /// Part of a rise in the fastest answers that is taken for the backend's nature, each window.
 const DRIFT: f64 = 1.0 / 64.0;
 

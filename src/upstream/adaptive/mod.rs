@@ -16,11 +16,15 @@ mod estimate;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use estimate::{Slowest, Unloaded};
 
 use super::pace::Pace;
 use crate::names::Route;
 
+/// By so much, at least, answers have to become slower to count as slow.
+pub(super) const SLOWER: Duration = Duration::from_millis(25);
 /// Times are microseconds.
 const MS: u64 = 1_000;
 const SECOND: u64 = 1_000 * MS;
