@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use super::clock::{Clock, Late};
@@ -103,8 +103,8 @@ fn serve_h1(
             let mut stopping = false;
             let mut last_call = None;
             poll_fn(|cx| {
-                let mut go_on = |cx: &mut Context<'_>| conversation.as_mut().poll(cx);
-                if let Poll::Ready(ended) = wire.poll_in_turn(cx, &mut go_on) {
+                let conversed = wire.poll_in_turn(cx, |cx| conversation.as_mut().poll(cx));
+                if let Poll::Ready(ended) = conversed {
                     return Poll::Ready(Ok(ended));
                 }
                 stopping |= stop.as_mut().poll(cx).is_ready();
