@@ -28,7 +28,7 @@ struct Ahead {
 }
 
 /// One read ahead, bytes.
-const AHEAD: usize = 64 << 10;
+const AHEAD: usize = 32 << 10;
 
 thread_local! {
     /// A buffer that nobody uses now.

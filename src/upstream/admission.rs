@@ -85,7 +85,7 @@ pub struct Admission {
     peak: AtomicU32,
     /// 1: somebody was refused in this window.
     refused: AtomicU32,
-    seen: [Seen; Route::ALL.len()],
+    pub(super) seen: [Seen; Route::ALL.len()],
     adaptive: Mutex<Adaptive>,
 }
 

@@ -317,11 +317,21 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
 
+    use super::pace::Pace;
     use super::*;
 
-    #[tokio::test]
-    async fn who_is_not_alone_is_sent_when_who_else_is_ready_has_had_a_turn() {
-        const HEAD: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
+    const HEAD: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
+    const ASK: Ask = Ask {
+        head: false,
+        safe: true,
+        upgrade: false,
+        route: Route::Page,
+        client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        spared: false,
+    };
+
+    /// An upstream that keeps a connection to the backend.
+    async fn kept() -> (Upstream, Settings, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let wait = Duration::from_secs(9);
         let settings = Settings {
@@ -333,39 +343,42 @@ mod tests {
             pool_size: 9,
             admission: Rules {
                 most: 9,
-                adaptive: false,
+                adaptive: true,
                 least: 9,
                 sockets_last: false,
                 except: Box::default(),
             },
         };
-        let ask = Ask {
-            head: false,
-            safe: true,
-            upgrade: false,
-            route: Route::Page,
-            client: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            spared: true,
-        };
         let metrics = Arc::new(Metrics::new().unwrap());
         let upstream = Upstream::new(Arc::default(), metrics);
-        let send = async || {
-            let sent = upstream.send(&settings, ask, Bytes::from_static(HEAD), None);
-            sent.await.unwrap().body.collect().await.unwrap()
-        };
-        let answer = async |backend: &mut TcpStream| {
-            let mut head = [0; HEAD.len()];
-            backend.read_exact(&mut head).await.unwrap();
-            let said = backend.write_all(b"HTTP/1.1 204 No Content\r\n\r\n");
-            said.await.unwrap();
-        };
         let first = async {
             let mut backend = listener.accept().await.unwrap().0;
             answer(&mut backend).await;
             backend
         };
-        let (_, mut backend) = tokio::join!(send(), first);
-        // On the kept connection nothing has to be waited for; and who is alone does not wait.
+        let spared = Ask {
+            spared: true,
+            ..ASK
+        };
+        let ((), backend) = tokio::join!(send(&upstream, &settings, spared), first);
+        (upstream, settings, backend)
+    }
+
+    async fn send(upstream: &Upstream, settings: &Settings, ask: Ask) {
+        let sent = upstream.send(settings, ask, Bytes::from_static(HEAD), None);
+        sent.await.unwrap().body.collect().await.unwrap();
+    }
+
+    async fn answer(backend: &mut TcpStream) {
+        let mut head = [0; HEAD.len()];
+        backend.read_exact(&mut head).await.unwrap();
+        let said = backend.write_all(b"HTTP/1.1 204 No Content\r\n\r\n");
+        said.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_is_not_alone_is_sent_when_who_else_is_ready_has_had_a_turn() {
+        let (upstream, settings, mut backend) = kept().await;
         for alone in [true, false] {
             let other = (!alone).then(|| Rc::clone(&upstream.waiting));
             let next = async {
@@ -374,8 +387,26 @@ mod tests {
                 assert_eq!(seen, alone);
                 answer(&mut backend).await;
             };
-            tokio::join!(biased; send(), next);
+            tokio::join!(biased; send(&upstream, &settings, ASK), next);
             drop(other);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_tells_nothing_of_the_backend_while_the_gateway_is_what_is_slow() {
+        let (upstream, settings, mut backend) = kept().await;
+        let _other = Rc::clone(&upstream.waiting);
+        for busy in [true, false] {
+            let work = async {
+                let began = Instant::now();
+                while busy && began.elapsed() < SLOWER {
+                    std::hint::spin_loop();
+                }
+            };
+            tokio::join!(biased; send(&upstream, &settings, ASK), work, answer(&mut backend));
+            let pace = upstream.admission.seen[Route::Page.index()].take();
+            let told = matches!(pace, Pace::Few(_));
+            assert_eq!(told, !busy, "{pace:?}");
         }
     }
 }
