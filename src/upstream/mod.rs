@@ -396,7 +396,7 @@ mod tests {
     async fn an_answer_tells_nothing_of_the_backend_while_the_gateway_is_what_is_slow() {
         let (upstream, settings, mut backend) = kept().await;
         let _other = Rc::clone(&upstream.waiting);
-        for busy in [true, false] {
+        let mut tells = async |busy: bool| {
             let work = async {
                 let began = Instant::now();
                 while busy && began.elapsed() < SLOWER {
@@ -405,8 +405,15 @@ mod tests {
             };
             tokio::join!(biased; send(&upstream, &settings, ASK), work, answer(&mut backend));
             let pace = upstream.admission.seen[Route::Page.index()].take();
-            let told = matches!(pace, Pace::Few(_));
-            assert_eq!(told, !busy, "{pace:?}");
+            matches!(pace, Pace::Few(_))
+        };
+        assert!(!tells(true).await);
+        // Others may keep this machine busy, too, but not for ever.
+        for _ in 0..100 {
+            if tells(false).await {
+                return;
+            }
         }
+        panic!("no answer tells anything");
     }
 }
