@@ -186,12 +186,13 @@ impl Upstream {
         outgoing.prefetch().await?;
         let ready = Instant::now();
         let waiting = Rc::clone(&self.waiting);
-        if Rc::strong_count(&waiting) > 2 {
+        let alone = Rc::strong_count(&waiting) == 2;
+        if !alone {
             tokio::task::yield_now().await;
         }
         // After that: a client that does not send holds no place.
         let now = Instant::now();
-        let busy = now - ready >= SLOWER;
+        let mut busy = now - ready >= SLOWER;
         let place = self.admit(settings, ask, outgoing.is_whole(), now)?;
         let answered = self
             .exchange_on_any(settings, ask, &mut outgoing, place.as_ref(), now)
@@ -199,6 +200,11 @@ impl Upstream {
         drop(waiting);
         let at = Instant::now();
         if let Some(place) = place {
+            if alone && at - now >= SLOWER {
+                // Who was alone has not seen yet how long who is ready waits here.
+                tokio::task::yield_now().await;
+                busy = at.elapsed() >= SLOWER;
+            }
             // What fails may fail quickly; and while who is ready waits here as long as for a slow answer,
             // it is not the backend that is slow.
             let telling = |(_, begun): &(_, Begun)| !busy && !begun.head.status.is_server_error();
@@ -395,25 +401,34 @@ mod tests {
     #[tokio::test]
     async fn an_answer_tells_nothing_of_the_backend_while_the_gateway_is_what_is_slow() {
         let (upstream, settings, mut backend) = kept().await;
-        let _other = Rc::clone(&upstream.waiting);
-        let mut tells = async |busy: bool| {
+        let mut tells = async |alone: bool, busy: bool| {
+            let other = (!alone).then(|| Rc::clone(&upstream.waiting));
             let work = async {
-                let began = Instant::now();
-                while busy && began.elapsed() < SLOWER {
-                    std::hint::spin_loop();
+                loop {
+                    let began = Instant::now();
+                    while busy && began.elapsed() < SLOWER {
+                        std::hint::spin_loop();
+                    }
+                    tokio::task::yield_now().await;
                 }
             };
-            tokio::join!(biased; send(&upstream, &settings, ASK), work, answer(&mut backend));
-            let pace = upstream.admission.seen[Route::Page.index()].take();
+            let exchange =
+                async { tokio::join!(send(&upstream, &settings, ASK), answer(&mut backend)) };
+            tokio::select! { biased; _ = exchange => {}, () = work => {} }
+            drop(other);
+            let seen = &upstream.admission.seen[Route::Page.index()];
+            let pace = seen.take();
+            seen.forget();
             matches!(pace, Pace::Few(_))
         };
-        assert!(!tells(true).await);
-        // Others may keep this machine busy, too, but not for ever.
-        for _ in 0..100 {
-            if tells(false).await {
-                return;
+        for alone in [true, false] {
+            assert!(!tells(alone, true).await, "alone: {alone}");
+            // Others may keep this machine busy, too, but not for ever.
+            let mut told = false;
+            for _ in 0..100 {
+                told = told || tells(alone, false).await;
             }
+            assert!(told, "alone: {alone}");
         }
-        panic!("no answer tells anything");
     }
 }
