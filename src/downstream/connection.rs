@@ -13,13 +13,13 @@ use super::head::Bounds;
 use super::http1::{self, Ended};
 use super::http2;
 use super::limits::Place;
-use super::socket::ClientStream;
 use super::turn::Queue;
 use super::wire::Wire;
 use crate::peer::Peer;
 use crate::pipeline::{Session, Tunnel, Worker};
 use crate::snapshot::ConnectionLimits;
 use crate::telemetry::TimedOut;
+use crate::tls::ClientStream;
 use crate::upstream::tunnel;
 
 /// Serves a connection whose handshake is done, in a task of its own.
@@ -35,7 +35,7 @@ pub(super) fn serve(
     queue: &Queue,
 ) {
     let metrics = &worker.recorder.metrics;
-    let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let h2 = stream.is_h2();
     let gauge = if h2 {
         metrics.connections.h2.clone()
     } else {

@@ -10,16 +10,15 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
 
 use super::limits::{Open, Place};
-use super::socket::{ClientStream, Socket};
 use super::turn::Queue;
 use super::{connection, proxy};
 use crate::peer::Peer;
 use crate::pipeline::Worker;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Metrics, ProxyFailure};
+use crate::tls::{self, ClientStream};
 
 /// Binds `address`, which other workers may bind too.
 pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
@@ -190,8 +189,8 @@ async fn open(
         metrics.connections.refused_rate.inc();
         return None;
     }
-    let acceptor = TlsAcceptor::from(Arc::clone(&snapshot.tls.config));
-    let shaken = tokio::time::timeout(limits.handshake, acceptor.accept(Socket::new(stream))).await;
+    let shaking = tls::accept(stream, Arc::clone(&snapshot.tls.config));
+    let shaken = tokio::time::timeout(limits.handshake, shaking).await;
     let failed = match shaken {
         Ok(Ok(stream)) => return Some((stream, peer)),
         Ok(Err(e)) if e.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => "tls",

@@ -11,7 +11,6 @@ mod limits;
 mod listener;
 pub mod proxy;
 mod reuse;
-mod socket;
 mod turn;
 mod wire;
 

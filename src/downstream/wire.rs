@@ -7,24 +7,28 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::io::poll_read_buf;
 
 use super::head::{Bounds, Head, Scan};
-use super::socket::ClientStream;
 use super::turn::{Queue, Turns};
 use crate::body::{self, Unfinished};
 use crate::framing::{Decoded, Decoder};
 use crate::pipeline::Session;
 use crate::reject::Reject;
+use crate::tls::ClientStream;
 
 /// One read.
 const READ: usize = 16 << 10;
 /// As much of a body as is gathered where that much is there: each write to the backend wakes it.
 const GATHERED: usize = 128 << 10;
+/// A body that flows, and of which less was there than half of that, is left alone so long that more of it
+/// comes together. No longer than a tick of the clock.
+const REST: Duration = Duration::from_millis(1);
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
@@ -53,6 +57,8 @@ struct Inner {
     owes_continue: bool,
     /// The last read of the body gave much.
     flows: bool,
+    /// Until more of it has come together: it flows, and little was there.
+    rest: Option<Pin<Box<Sleep>>>,
 }
 
 impl Inner {
@@ -75,6 +81,10 @@ impl Inner {
             self.owes_continue = false;
         }
         let _blocked: Poll<io::Result<()>> = Pin::new(&mut self.stream).poll_flush(cx);
+        if let Some(rest) = &mut self.rest {
+            ready!(rest.as_mut().poll(cx));
+            self.rest = None;
+        }
         let left = self.body.left().and_then(|left| usize::try_from(left).ok());
         let most = if self.flows { GATHERED } else { READ };
         let before = self.buffer.len();
@@ -90,6 +100,9 @@ impl Inner {
         };
         let came = self.buffer.len() - before;
         self.flows = came >= READ;
+        if self.flows && read.is_pending() && came < GATHERED / 2 && left > Some(came + GATHERED) {
+            self.rest = Some(Box::pin(sleep(REST)));
+        }
         if came > 0 {
             return Poll::Ready(Ok(came));
         }
@@ -109,6 +122,7 @@ impl Wire {
                 body: Decoder::Done,
                 owes_continue: false,
                 flows: false,
+                rest: None,
             }),
             session,
             queue,
@@ -186,6 +200,7 @@ impl Wire {
         let inner = &mut *self.inner.borrow_mut();
         inner.body = body;
         inner.owes_continue = expects_continue;
+        inner.rest = None;
     }
 
     /// What is left of the body and would have to be read away before the next request; `None`:
@@ -252,7 +267,7 @@ impl Wire {
     pub(super) async fn drain(&self) {
         poll_fn(|cx| {
             let inner = &mut *self.inner.borrow_mut();
-            let socket = inner.stream.get_mut().0;
+            let socket = inner.stream.socket();
             with_scratch(|scratch| {
                 loop {
                     let mut waste = ReadBuf::new(scratch);
@@ -294,5 +309,44 @@ impl body::Wire for Wire {
 
     fn left(&self) -> Option<u64> {
         self.inner.borrow().body.left()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::CipherSuite;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_flows_is_left_alone_for_a_moment_but_not_its_end() {
+        for (length, rests) in [(1 << 20, true), (140 << 10, false)] {
+            let suite = CipherSuite::TLS13_AES_128_GCM_SHA256;
+            let (stream, mut client) = crate::tls::connected(suite).await;
+            let mut inner = Inner {
+                stream,
+                buffer: BytesMut::new(),
+                body: Decoder::Length(length),
+                owes_continue: false,
+                flows: false,
+                rest: None,
+            };
+            client.write_all(&[1; 40 << 10]).await.unwrap();
+            client.flush().await.unwrap();
+            let mut came = 0;
+            while came < 40 << 10 {
+                came += poll_fn(|cx| inner.poll_more(cx)).await.unwrap();
+                inner.buffer.clear();
+            }
+            client.write_all(&[2; 20 << 10]).await.unwrap();
+            client.flush().await.unwrap();
+            inner.stream.socket().readable().await.unwrap();
+            let began = Instant::now();
+            assert_eq!(inner.rest.is_some(), rests);
+            came = poll_fn(|cx| inner.poll_more(cx)).await.unwrap();
+            assert!(came > 0);
+            assert_eq!(began.elapsed() >= REST, rests);
+        }
     }
 }

@@ -3,6 +3,7 @@
 mod certificate;
 mod client;
 mod development;
+mod stream;
 
 use std::fmt;
 use std::path::Path;
@@ -21,6 +22,9 @@ use crate::config::{ConfigError, Tls, TlsVersion};
 use certificate::{ByName, Certificate};
 pub use client::trusting;
 pub use development::Pair;
+#[cfg(test)]
+pub(crate) use stream::tests::connected;
+pub use stream::{ClientStream, accept};
 
 /// A configuration and what operators want to know of its certificates.
 #[derive(Clone, Debug)]
@@ -191,6 +195,8 @@ pub fn load(tls: &Tls, host: &str, previous: Option<&Served>) -> Result<Served, 
     config.max_early_data_size = 0;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // Tickets carry the session themselves: no table to share between workers or to fill up.
+    // For the ciphers of records, which are applied in `stream`.
+    config.enable_secret_extraction = true;
     config.ticketer = crypto::Ticketer::new().map_err(|e| ConfigError(format!("tls: {e}")))?;
     Ok(Served {
         config: Arc::new(config),

@@ -35,12 +35,12 @@ use super::clock::{Clock, Late};
 use super::connection::{Held, LAST_CALL};
 use super::head::Bounds;
 use super::limits::Share;
-use super::socket::ClientStream;
 use super::turn::{Queue, Turns};
 use super::wire::with_scratch;
 use crate::pipeline::Session;
 use crate::snapshot::ConnectionLimits;
 use crate::telemetry::TimedOut;
+use crate::tls::ClientStream;
 
 /// Serves a connection until it is over.
 pub(super) fn serve(
@@ -290,7 +290,7 @@ impl Bytes {
         let told = async {
             poll_fn(|cx| self.poll_write(cx, link)).await?;
             self.stream.shutdown().await?;
-            let socket = self.stream.get_mut().0;
+            let socket = self.stream.socket();
             let mut waste = vec![0; 16 << 10];
             let mut most = 64;
             while most > 0 && socket.read(&mut waste).await? > 0 {

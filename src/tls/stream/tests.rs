@@ -1,0 +1,620 @@
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Waker;
+
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::cipher::{
+    InboundOpaqueMessage, MessageDecrypter, MessageEncrypter, OutboundPlainMessage,
+};
+use rustls::kernel::KernelConnection;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
+use rustls::{
+    CipherSuite, ClientConfig, ContentType, Error, PeerMisbehaved, ProtocolVersion, RootCertStore,
+    ServerConfig, SupportedCipherSuite,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::records::HEADER;
+use super::*;
+
+const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
+const KEY_UPDATE_ASKED: [u8; 5] = [24, 0, 0, 1, 1];
+
+/// Both sides' configuration with this cipher suite alone.
+fn configurations(suite: CipherSuite) -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.cipher_suites.retain(|s| s.suite() == suite);
+    let provider: Arc<CryptoProvider> = provider.into();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let certificate = CertificateDer::from(made.cert.der().to_vec());
+    let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.clone()], key.into())
+        .unwrap();
+    server.enable_secret_extraction = true;
+    server.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate).unwrap();
+    let mut client = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    client.enable_secret_extraction = true;
+    (server.into(), client.into())
+}
+
+async fn sockets() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap());
+    let (client, accepted) = tokio::join!(client, listener.accept());
+    let (client, server) = (client.unwrap(), accepted.unwrap().0);
+    client.set_nodelay(true).unwrap();
+    (client, server)
+}
+
+fn localhost() -> ServerName<'static> {
+    ServerName::try_from("localhost").unwrap()
+}
+
+/// A stream, and its client by rustls.
+pub(crate) async fn connected(suite: CipherSuite) -> (ClientStream, TlsStream<TcpStream>) {
+    let (ours, theirs) = configurations(suite);
+    let (client, server) = sockets().await;
+    let connector = TlsConnector::from(theirs);
+    let (client, server) =
+        tokio::join!(connector.connect(localhost(), client), accept(server, ours));
+    (server.unwrap(), client.unwrap())
+}
+
+/// A client that can say anything.
+struct Crafty {
+    socket: TcpStream,
+    suite: SupportedCipherSuite,
+    sealing: (Box<dyn MessageEncrypter>, u64),
+    opening: (Box<dyn MessageDecrypter>, u64),
+    schedule: KernelConnection<ClientConnectionData>,
+    came: Vec<u8>,
+    /// The last flight of its handshake, to be sent.
+    flight: Vec<u8>,
+}
+
+impl Crafty {
+    async fn shake(mut socket: TcpStream, config: Arc<ClientConfig>) -> Self {
+        let mut session = UnbufferedClientConnection::new(config, localhost()).unwrap();
+        let (mut came, mut flight) = (Vec::new(), Vec::new());
+        loop {
+            let (mut waits, mut speaks, mut done) = (false, false, false);
+            let UnbufferedStatus { discard, state } = session.process_tls_records(&mut came);
+            match state.unwrap() {
+                ConnectionState::EncodeTlsData(mut message) => {
+                    let mut out = vec![0; 8192];
+                    let n = message.encode(&mut out).unwrap();
+                    flight.extend_from_slice(&out[..n]);
+                }
+                ConnectionState::TransmitTlsData(mut message) => {
+                    speaks = message.may_encrypt_app_data().is_none();
+                    message.done();
+                }
+                ConnectionState::BlockedHandshake => waits = true,
+                ConnectionState::WriteTraffic(_) => done = true,
+                other => panic!("{other:?}"),
+            }
+            came.drain(..discard);
+            if speaks {
+                socket.write_all(&flight).await.unwrap();
+                flight.clear();
+            }
+            if waits {
+                assert!(socket.read_buf(&mut came).await.unwrap() > 0);
+            }
+            if done {
+                break;
+            }
+        }
+        let (secrets, schedule) = session.dangerous_into_kernel_connection().unwrap();
+        let suite = schedule.negotiated_cipher_suite();
+        Self {
+            socket,
+            suite,
+            sealing: records::sealing(suite, secrets.tx).unwrap(),
+            opening: records::opening(suite, secrets.rx).unwrap(),
+            schedule,
+            came,
+            flight,
+        }
+    }
+
+    /// What it says as a record.
+    fn record(&mut self, typ: ContentType, payload: &[u8]) -> Vec<u8> {
+        let message = OutboundPlainMessage {
+            typ,
+            version: ProtocolVersion::TLSv1_2,
+            payload: payload.into(),
+        };
+        let record = self.sealing.0.encrypt(message, self.sealing.1).unwrap();
+        self.sealing.1 += 1;
+        record.encode()
+    }
+
+    async fn say(&mut self, typ: ContentType, payload: &[u8]) {
+        let record = self.record(typ, payload);
+        self.socket.write_all(&record).await.unwrap();
+    }
+
+    async fn renew(&mut self, word: [u8; 5]) {
+        self.say(ContentType::Handshake, &word).await;
+        let secrets = self.schedule.update_tx_secret().unwrap();
+        self.sealing = records::sealing(self.suite, secrets).unwrap();
+    }
+
+    /// What it hears next; `None`: the end of the connection.
+    async fn hear(&mut self) -> Option<(ContentType, Vec<u8>)> {
+        let length = loop {
+            match records::length(&self.came).unwrap() {
+                Some(length) if length <= self.came.len() => break length,
+                _ => {}
+            }
+            // A socket that was closed with something unread is reset.
+            if !matches!(self.socket.read_buf(&mut self.came).await, Ok(1..)) {
+                return None;
+            }
+        };
+        let mut record: Vec<u8> = self.came.drain(..length).collect();
+        let kind = ContentType::from(record[0]);
+        let sealed = &mut record[HEADER..];
+        let message = InboundOpaqueMessage::new(kind, ProtocolVersion::TLSv1_2, sealed);
+        let plain = self.opening.0.decrypt(message, self.opening.1).unwrap();
+        self.opening.1 += 1;
+        let heard = (plain.typ, plain.payload.to_vec());
+        if heard == (ContentType::Handshake, KEY_UPDATE.to_vec()) {
+            let secrets = self.schedule.update_rx_secret().unwrap();
+            self.opening = records::opening(self.suite, secrets).unwrap();
+        }
+        Some(heard)
+    }
+
+    /// As [`Self::hear`], past tickets.
+    async fn hear_more(&mut self) -> Option<(ContentType, Vec<u8>)> {
+        loop {
+            match self.hear().await {
+                Some((ContentType::Handshake, message)) if message[0] == 4 => {}
+                heard => return heard,
+            }
+        }
+    }
+}
+
+/// A stream and a client that has sent the last flight of its handshake, and with it what `more` gives.
+async fn shaken(suite: CipherSuite, more: impl AsyncFnOnce(&mut Crafty)) -> (ClientStream, Crafty) {
+    let (ours, theirs) = configurations(suite);
+    let (client, server) = sockets().await;
+    let shaking = async {
+        let mut client = Crafty::shake(client, theirs).await;
+        more(&mut client).await;
+        let flight = std::mem::take(&mut client.flight);
+        client.socket.write_all(&flight).await.unwrap();
+        client
+    };
+    let (server, client) = tokio::join!(accept(server, ours), shaking);
+    (server.unwrap(), client)
+}
+
+async fn pair(suite: CipherSuite) -> (ClientStream, Crafty) {
+    shaken(suite, async |_: &mut Crafty| {}).await
+}
+
+fn is_at_rest(stream: &ClientStream) -> bool {
+    stream.ahead.is_none() && stream.begun.capacity() == 0 && stream.unsent.capacity() == 0
+}
+
+fn error_of(e: &io::Error) -> &Error {
+    e.get_ref().and_then(|e| e.downcast_ref()).unwrap()
+}
+
+async fn next(stream: &mut ClientStream) -> io::Result<Vec<u8>> {
+    let mut data = vec![0; 1 << 10];
+    let n = stream.read(&mut data).await?;
+    data.truncate(n);
+    Ok(data)
+}
+
+const DATA: ContentType = ContentType::ApplicationData;
+const SUITE: CipherSuite = CipherSuite::TLS13_AES_128_GCM_SHA256;
+const OLD_SUITE: CipherSuite = CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
+
+#[tokio::test]
+async fn data_passes_both_ways_with_every_cipher_and_nothing_is_held_at_the_end() {
+    let suites = rustls::crypto::aws_lc_rs::default_provider().cipher_suites;
+    let suites: Vec<_> = suites
+        .iter()
+        .map(SupportedCipherSuite::suite)
+        .filter(|suite| !format!("{suite:?}").contains("RSA"))
+        .collect();
+    assert_eq!(suites.len(), 6);
+    for suite in suites {
+        let (mut server, client) = connected(suite).await;
+        let sent: Vec<u8> = (0..500_000_u32).map(|n| (n % 251) as u8).collect();
+        let (mut hears, mut says) = tokio::io::split(client);
+        let says = async {
+            for piece in sent.chunks(12_345) {
+                says.write_all(piece).await.unwrap();
+                says.flush().await.unwrap();
+            }
+            says.shutdown().await.unwrap();
+        };
+        let hears = async {
+            let mut came = Vec::new();
+            hears.read_to_end(&mut came).await.unwrap();
+            came
+        };
+        let echoes = async {
+            for size in [1, 700, 4096, 16 << 10, 100 << 10].into_iter().cycle() {
+                let mut piece = vec![0; size];
+                let n = server.read(&mut piece).await.unwrap();
+                if n == 0 {
+                    break;
+                }
+                let (one, two) = piece[..n].split_at(n / 3);
+                let pieces = [IoSlice::new(one), IoSlice::new(two)];
+                let n = server.write_vectored(&pieces).await.unwrap();
+                server
+                    .write_all(&piece[n..one.len() + two.len()])
+                    .await
+                    .unwrap();
+            }
+            server.shutdown().await.unwrap();
+            is_at_rest(&server)
+        };
+        let ((), came, rests) = tokio::join!(says, hears, echoes);
+        assert!(came == sent, "{suite:?}: {} of {}", came.len(), sent.len());
+        assert!(rests, "{suite:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_comes_with_the_end_of_the_handshake_is_not_lost() {
+    let (mut server, mut client) = shaken(SUITE, async |client: &mut Crafty| {
+        let first = client.record(DATA, b"first");
+        let update = client.record(ContentType::Handshake, &KEY_UPDATE_ASKED);
+        let secrets = client.schedule.update_tx_secret().unwrap();
+        client.sealing = records::sealing(client.suite, secrets).unwrap();
+        let second = client.record(DATA, b"second");
+        let flight = [first, update, second].concat();
+        client.flight.extend_from_slice(&flight[..flight.len() - 3]);
+        client.came.clear();
+        client.came.extend_from_slice(&flight[flight.len() - 3..]);
+    })
+    .await;
+    let rest = std::mem::take(&mut client.came);
+    assert_eq!(next(&mut server).await.unwrap(), b"first");
+    client.socket.write_all(&rest).await.unwrap();
+    assert_eq!(next(&mut server).await.unwrap(), b"second");
+    server.write_all(b"answer").await.unwrap();
+    let update = (ContentType::Handshake, KEY_UPDATE.to_vec());
+    assert_eq!(client.hear_more().await, Some(update));
+    assert_eq!(client.hear().await, Some((DATA, b"answer".to_vec())));
+    assert!(is_at_rest(&server));
+}
+
+#[tokio::test]
+async fn a_record_may_be_cut_anywhere() {
+    let (mut server, mut client) = pair(SUITE).await;
+    let length = client.record(DATA, b"four").len();
+    client.sealing.1 -= 1;
+    let secrets = client.schedule.update_tx_secret().unwrap();
+    client.sealing = records::sealing(client.suite, secrets).unwrap();
+    server.records.opening = records::opening(
+        client.suite,
+        server.records.schedule.update_rx_secret().unwrap(),
+    )
+    .unwrap();
+    for cut in 1..length {
+        let record = client.record(DATA, b"four");
+        client.socket.write_all(&record[..cut]).await.unwrap();
+        server.socket.readable().await.unwrap();
+        let mut data = [0; 16];
+        let mut asked = ReadBuf::new(&mut data);
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut server).poll_read(cx, &mut asked).is_pending());
+        assert_eq!(server.begun.len(), cut);
+        assert!(server.ahead.is_none());
+        client.socket.write_all(&record[cut..]).await.unwrap();
+        assert_eq!(next(&mut server).await.unwrap(), b"four");
+        assert!(is_at_rest(&server));
+    }
+}
+
+#[tokio::test]
+async fn each_side_may_have_new_keys_at_any_time() {
+    let (mut server, mut client) = pair(SUITE).await;
+    for round in 0..40_u8 {
+        // One answer is enough for two that ask.
+        client.renew(KEY_UPDATE_ASKED).await;
+        client.renew(KEY_UPDATE_ASKED).await;
+        client.say(DATA, &[round]).await;
+        assert_eq!(next(&mut server).await.unwrap(), [round]);
+        server.write_all(&[round]).await.unwrap();
+        let update = (ContentType::Handshake, KEY_UPDATE.to_vec());
+        assert_eq!(client.hear_more().await, Some(update));
+        assert_eq!(client.hear().await, Some((DATA, vec![round])));
+    }
+}
+
+#[tokio::test]
+async fn keys_are_renewed_before_they_are_worn() {
+    let (mut server, mut client) = pair(SUITE).await;
+    server.records.limit = 5;
+    let mut heard = Vec::new();
+    for n in 0..30_u8 {
+        server.write_all(&[n]).await.unwrap();
+        assert!(server.records.sealing.1 <= 5);
+    }
+    server.shutdown().await.unwrap();
+    let mut updates = 0;
+    while let Some((kind, message)) = client.hear_more().await {
+        match kind {
+            DATA => heard.extend_from_slice(&message),
+            ContentType::Handshake => updates += 1,
+            _ => assert_eq!(message, [1, 0]),
+        }
+    }
+    assert!(heard.into_iter().eq(0..30));
+    assert!(updates >= 30 / 4 - 1, "{updates}");
+
+    // TLS 1.2 cannot.
+    let (mut server, mut client) = pair(OLD_SUITE).await;
+    server.records.limit = 5;
+    let mut wrote = 0;
+    while server.write_all(b"data").await.is_ok() {
+        assert_eq!(client.hear().await, Some((DATA, b"data".to_vec())));
+        wrote += 1;
+    }
+    assert!((1..5).contains(&wrote), "{wrote}");
+}
+
+/// What a client does that none may, and the alert that it hears.
+type Fault = (&'static str, fn(&mut Crafty) -> Vec<u8>, u8);
+
+const FAULTS: &[Fault] = &[
+    (
+        "a wrong tag",
+        |c| {
+            let mut record = c.record(DATA, b"data");
+            *record.last_mut().unwrap() ^= 1;
+            record
+        },
+        20,
+    ),
+    ("too short for a tag", |_| vec![23, 3, 3, 0, 1, 0], 20),
+    ("nothing inside", |_| vec![23, 3, 3, 0, 0], 20),
+    ("no such kind", |_| vec![99, 3, 3, 0, 1, 0], 50),
+    ("no such version", |_| vec![23, 2, 3, 0, 1, 0], 50),
+    ("a record too large", |_| vec![23, 3, 3, 0x48, 6], 22),
+    ("data too large", |c| c.record(DATA, &[0; LARGEST + 1]), 22),
+    (
+        "a message that is not sealed",
+        |_| vec![22, 3, 3, 0, 5, 24, 0, 0, 1, 0],
+        10,
+    ),
+    (
+        "a change of ciphers",
+        |c| c.record(ContentType::ChangeCipherSpec, &[1]),
+        10,
+    ),
+    (
+        "a message for a handshake",
+        |c| c.record(ContentType::Handshake, &[1, 0, 0, 0]),
+        10,
+    ),
+    (
+        "new keys of a third kind",
+        |c| c.record(ContentType::Handshake, &[24, 0, 0, 1, 2]),
+        10,
+    ),
+    (
+        "new keys and more",
+        |c| c.record(ContentType::Handshake, &[24, 0, 0, 1, 0, 24]),
+        10,
+    ),
+    (
+        "an empty message",
+        |c| c.record(ContentType::Handshake, &[]),
+        10,
+    ),
+    ("half an alert", |c| c.record(ContentType::Alert, &[1]), 50),
+    (
+        "only zeros",
+        |c| c.record(ContentType::from(0), &[0; 9]),
+        10,
+    ),
+    (
+        "warnings without end",
+        |c| {
+            (0..5)
+                .flat_map(|_| c.record(ContentType::Alert, &[1, 90]))
+                .collect()
+        },
+        10,
+    ),
+];
+
+#[tokio::test]
+async fn a_fault_of_the_client_is_told_and_ends_the_connection() {
+    for (what, fault, alert) in FAULTS {
+        let (mut server, mut client) = pair(SUITE).await;
+        // What came before it is still handed on.
+        let before = client.record(DATA, b"before");
+        let bytes = [before, fault(&mut client)].concat();
+        client.socket.write_all(&bytes).await.unwrap();
+        assert_eq!(next(&mut server).await.unwrap(), b"before", "{what}");
+        for _ in 0..2 {
+            let e = next(&mut server).await.expect_err(what);
+            assert_eq!(e.kind(), io::ErrorKind::InvalidData, "{what}: {e}");
+        }
+        let e = server.write_all(b"more").await.expect_err(what);
+        assert_eq!(e.kind(), io::ErrorKind::BrokenPipe, "{what}: {e}");
+        drop(server);
+        let heard = client.hear_more().await;
+        assert_eq!(heard, Some((ContentType::Alert, vec![2, *alert])), "{what}");
+        assert_eq!(client.hear().await, None, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn new_keys_without_end_are_a_fault() {
+    let (mut server, mut client) = pair(SUITE).await;
+    for _ in 0..33 {
+        client.renew(KEY_UPDATE).await;
+    }
+    let e = next(&mut server).await.unwrap_err();
+    let too_many = Error::PeerMisbehaved(PeerMisbehaved::TooManyKeyUpdateRequests);
+    assert_eq!(error_of(&e), &too_many);
+}
+
+#[tokio::test]
+async fn a_client_of_tls_1_2_is_told_at_once_that_there_is_no_other_handshake() {
+    let (mut server, mut client) = pair(OLD_SUITE).await;
+    let asked = client.record(ContentType::Handshake, &[1, 0, 0, 0]);
+    client.socket.write_all(&asked).await.unwrap();
+    let (data, ()) = tokio::join!(next(&mut server), async {
+        assert_eq!(
+            client.hear().await,
+            Some((ContentType::Alert, vec![1, 100]))
+        );
+        client.say(DATA, b"data").await;
+    });
+    assert_eq!(data.unwrap(), b"data");
+    client.say(ContentType::Handshake, &[1, 0, 0, 0]).await;
+    let e = next(&mut server).await.unwrap_err();
+    let too_many = Error::PeerMisbehaved(PeerMisbehaved::TooManyRenegotiationRequests);
+    assert_eq!(error_of(&e), &too_many);
+}
+
+#[tokio::test]
+async fn a_client_may_end_its_side_and_still_hear() {
+    let (mut server, mut client) = pair(SUITE).await;
+    client.say(DATA, b"last").await;
+    client.say(ContentType::Alert, &[1, 90]).await;
+    client.say(ContentType::Alert, &[1, 0]).await;
+    client.say(DATA, b"too late").await;
+    assert_eq!(next(&mut server).await.unwrap(), b"last");
+    for _ in 0..2 {
+        assert_eq!(next(&mut server).await.unwrap(), b"");
+    }
+    server.write_all(b"answer").await.unwrap();
+    server.shutdown().await.unwrap();
+    assert_eq!(client.hear_more().await, Some((DATA, b"answer".to_vec())));
+    assert_eq!(client.hear().await, Some((ContentType::Alert, vec![1, 0])));
+    assert_eq!(client.hear().await, None);
+}
+
+#[tokio::test]
+async fn an_end_that_tls_does_not_know_of_is_an_error() {
+    let (mut server, client) = pair(SUITE).await;
+    drop(client);
+    let e = next(&mut server).await.unwrap_err();
+    assert_eq!(e.kind(), io::ErrorKind::UnexpectedEof);
+
+    let (mut server, mut client) = pair(SUITE).await;
+    client.say(ContentType::Alert, &[2, 80]).await;
+    let e = next(&mut server).await.unwrap_err();
+    assert!(matches!(error_of(&e), Error::AlertReceived(_)), "{e}");
+    // To its last word there is no answer.
+    drop(server);
+    assert_eq!(client.hear_more().await, None);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_owed_one_write() {
+    let (mut server, mut client) = pair(SUITE).await;
+    let piece: Vec<u8> = (0..100_000_u32).map(|n| (n % 241) as u8).collect();
+    let mut wrote = Vec::new();
+    let mut write = |server: &mut ClientStream, cx: &mut Context<'_>| {
+        let n = ready!(Pin::new(server).poll_write(cx, &piece))?;
+        wrote.extend_from_slice(&piece[..n]);
+        Poll::Ready(io::Result::Ok(()))
+    };
+    let cx = &mut Context::from_waker(Waker::noop());
+    while write(&mut server, cx).is_ready() {
+        let owed: usize = server.unsent.iter().map(Buf::remaining).sum();
+        assert!(owed <= AT_ONCE * (LARGEST + 64), "{owed}");
+    }
+    let sent = async {
+        poll_fn(|cx| write(&mut server, cx)).await.unwrap();
+        server.shutdown().await.unwrap();
+    };
+    let heard = async {
+        let mut heard = Vec::new();
+        while let Some((DATA, data)) = client.hear_more().await {
+            heard.extend_from_slice(&data);
+        }
+        heard
+    };
+    let ((), heard) = tokio::join!(sent, heard);
+    assert!(heard == wrote, "{} of {}", heard.len(), wrote.len());
+}
+
+#[tokio::test]
+async fn records_that_carry_nothing_do_not_keep_others_waiting() {
+    let (mut server, mut client) = pair(SUITE).await;
+    // More than is read in one turn, and less than the sockets take.
+    let empties: Vec<u8> = (0..20_000).flat_map(|_| client.record(DATA, b"")).collect();
+    let data = client.record(DATA, b"data");
+    let sends = async {
+        client.socket.write_all(&empties).await.unwrap();
+        client.socket.write_all(&data).await.unwrap();
+    };
+    let mut turns = 0;
+    let reads = poll_fn(|cx| {
+        turns += 1;
+        let mut data = [0; 16];
+        let mut asked = ReadBuf::new(&mut data);
+        ready!(Pin::new(&mut server).poll_read(cx, &mut asked)).unwrap();
+        assert_eq!(asked.filled(), b"data");
+        Poll::Ready(())
+    });
+    tokio::join!(sends, reads);
+    assert!(turns > 1, "{turns}");
+}
+
+#[tokio::test]
+async fn what_is_no_handshake_is_refused() {
+    const ALERT: &[u8] = &[21, 3, 3, 0, 2, 2, 50];
+    let ends = io::ErrorKind::UnexpectedEof;
+    for (said, why, answer) in [
+        (
+            b"GET / HTTP/1.1\r\n\r\n".as_slice(),
+            io::ErrorKind::InvalidData,
+            ALERT,
+        ),
+        (&[22, 3, 1, 0x49, 0, 1], io::ErrorKind::InvalidData, ALERT),
+        // A message of 16 MiB, of which rustls says nothing.
+        (
+            &[22, 3, 1, 0, 4, 1, 0xff, 0xff, 0xff],
+            io::ErrorKind::InvalidData,
+            &[],
+        ),
+        (&[22, 3, 1, 0x40, 1, 1], ends, &[]),
+        (&[22, 3, 1], ends, &[]),
+        (&[], ends, &[]),
+    ] {
+        let (ours, _) = configurations(SUITE);
+        let (mut client, server) = sockets().await;
+        client.write_all(said).await.unwrap();
+        client.shutdown().await.unwrap();
+        let e = accept(server, ours).await.err().unwrap();
+        let mut heard = Vec::new();
+        drop(client.read_to_end(&mut heard).await);
+        assert_eq!(e.kind(), why, "{said:?}: {e}");
+        assert_eq!(heard, answer, "{said:?}: {e}");
+    }
+}
