@@ -24,10 +24,14 @@ use crate::tls::ClientStream;
 
 /// One read.
 const READ: usize = 16 << 10;
+/// Reads in a row: there may be thousands of records in each.
+const READS: usize = 8;
 /// As much of a body as is gathered where that much is there: each write to the backend wakes it.
 const GATHERED: usize = 128 << 10;
-/// A body that flows, and of which less was there than half of that, is left alone so long that more of it
-/// comes together. No longer than a tick of the clock.
+/// A body that flows, and of which less than this was there, bytes, is left alone for a moment, so that more of
+/// it comes together: until the clock's next tick but one. It is less than a socket takes before its window
+/// has grown.
+const ENOUGH: usize = 48 << 10;
 const REST: Duration = Duration::from_millis(1);
 
 thread_local! {
@@ -90,17 +94,19 @@ impl Inner {
         let before = self.buffer.len();
         self.buffer
             .reserve(left.map_or(most, |left| left.min(most)));
-        // A record at a time: what is there together goes on together.
+        // What is there together goes on together.
+        let mut reads = 0;
         let read = loop {
             let read = poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.buffer);
             let full = self.buffer.len() == self.buffer.capacity();
-            if full || !matches!(read, Poll::Ready(Ok(1..))) {
+            reads += 1;
+            if full || reads == READS || !matches!(read, Poll::Ready(Ok(1..))) {
                 break read;
             }
         };
         let came = self.buffer.len() - before;
         self.flows = came >= READ;
-        if self.flows && read.is_pending() && came < GATHERED / 2 && left > Some(came + GATHERED) {
+        if self.flows && read.is_pending() && came < ENOUGH && left > Some(came + GATHERED) {
             self.rest = Some(Box::pin(sleep(REST)));
         }
         if came > 0 {

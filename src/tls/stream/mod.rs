@@ -26,8 +26,6 @@ use records::{LARGEST, Opened, Records};
 const AT_ONCE: usize = 4;
 /// Pieces of what is written that become one record.
 const PIECES: usize = 8;
-/// Reads in a row that bring nothing but what is for TLS alone, before others have their turn.
-const IDLE_READS: usize = 4;
 
 /// A connection to a client, past its handshake.
 pub struct ClientStream {
@@ -257,7 +255,8 @@ impl AsyncRead for ClientStream {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = asked.filled().len();
-        for _ in 0..IDLE_READS {
+        // What brings no data is bounded: soon there is some, a fault, or nothing more to read.
+        loop {
             if let Some(ahead) = this.ahead.take() {
                 this.give(ahead, asked);
             }
@@ -279,8 +278,6 @@ impl AsyncRead for ClientStream {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
     }
 }
 

@@ -18,13 +18,16 @@ use rustls::{
 pub(super) const HEADER: usize = 5;
 /// The most that a record carries, bytes.
 pub(super) const LARGEST: usize = 16 << 10;
-/// The most of a sealed one: TLS 1.2 allows so much more.
-pub(super) const LARGEST_SEALED: usize = HEADER + LARGEST + 2048;
+/// The most of a sealed one, as rustls has it: TLS 1.2 allows so much more.
+pub(super) const LARGEST_SEALED: usize = HEADER + LARGEST + 2047;
+/// The least of a sealed one with data in TLS 1.3: its type and a tag.
+pub(super) const SMALLEST_SEALED: usize = HEADER + 17;
 
-/// As many warnings, requests for new keys without data between them, and requests for a new handshake as
-/// rustls takes from a client.
+/// As many warnings, requests for new keys without data between them, records in a row that carry nothing, and
+/// requests for a new handshake as rustls takes from a client.
 const WARNINGS: u8 = 4;
 const UPDATES: u8 = 32;
+const EMPTY: u8 = 32;
 const RENEGOTIATIONS: u8 = 1;
 
 const NO_RENEGOTIATION: [u8; 2] = [WARNING, 100];
@@ -62,6 +65,7 @@ pub(super) struct Records {
     owes_update: bool,
     warnings: u8,
     updates: u8,
+    empty: u8,
     renegotiations: u8,
 }
 
@@ -90,6 +94,7 @@ impl Records {
             owes_update: false,
             warnings: 0,
             updates: 0,
+            empty: 0,
             renegotiations: 0,
         })
     }
@@ -111,6 +116,14 @@ impl Records {
         let message = InboundOpaqueMessage::new(kind, version, sealed);
         let plain = self.opening.0.decrypt(message, self.opening.1)?;
         self.opening.1 += 1;
+        self.empty = if plain.payload.is_empty() {
+            self.empty + 1
+        } else {
+            0
+        };
+        if self.empty > EMPTY {
+            return Err(PeerMisbehaved::TooManyEmptyFragments.into());
+        }
         match plain.typ {
             ContentType::ApplicationData if plain.payload.is_empty() => Ok(Opened::Nothing),
             ContentType::ApplicationData => {
@@ -123,6 +136,7 @@ impl Records {
             },
             ContentType::Handshake => match *plain.payload {
                 [24, 0, 0, 1, asked @ (0 | 1)] if self.is_tls13() => self.updated(asked == 1),
+                [24, 0, 0, 1, _] if self.is_tls13() => Err(InvalidMessage::InvalidKeyUpdate.into()),
                 [1, ..] if !self.is_tls13() => self.asked_again(),
                 _ => Err(Error::InappropriateHandshakeMessage {
                     expect_types: vec![HandshakeType::KeyUpdate],
@@ -264,6 +278,9 @@ fn alert_of(e: &Error) -> AlertDescription {
     match e {
         Error::DecryptError => AlertDescription::BadRecordMac,
         Error::PeerSentOversizedRecord => AlertDescription::RecordOverflow,
+        Error::InvalidMessage(InvalidMessage::InvalidKeyUpdate) => {
+            AlertDescription::IllegalParameter
+        }
         Error::InvalidMessage(_) => AlertDescription::DecodeError,
         Error::InappropriateMessage { .. }
         | Error::InappropriateHandshakeMessage { .. }

@@ -398,7 +398,7 @@ const FAULTS: &[Fault] = &[
     ("nothing inside", |_| vec![23, 3, 3, 0, 0], 20),
     ("no such kind", |_| vec![99, 3, 3, 0, 1, 0], 50),
     ("no such version", |_| vec![23, 2, 3, 0, 1, 0], 50),
-    ("a record too large", |_| vec![23, 3, 3, 0x48, 6], 22),
+    ("a record too large", |_| vec![23, 3, 3, 0x48, 0], 22),
     ("data too large", |c| c.record(DATA, &[0; LARGEST + 1]), 22),
     (
         "a message that is not sealed",
@@ -418,7 +418,7 @@ const FAULTS: &[Fault] = &[
     (
         "new keys of a third kind",
         |c| c.record(ContentType::Handshake, &[24, 0, 0, 1, 2]),
-        10,
+        47,
     ),
     (
         "new keys and more",
@@ -539,9 +539,9 @@ async fn a_client_that_does_not_read_is_owed_one_write() {
     let piece: Vec<u8> = (0..100_000_u32).map(|n| (n % 241) as u8).collect();
     let mut wrote = Vec::new();
     let mut write = |server: &mut ClientStream, cx: &mut Context<'_>| {
-        let n = ready!(Pin::new(server).poll_write(cx, &piece))?;
+        let n = ready!(Pin::new(server).poll_write(cx, &piece)).unwrap();
         wrote.extend_from_slice(&piece[..n]);
-        Poll::Ready(io::Result::Ok(()))
+        Poll::Ready(())
     };
     let cx = &mut Context::from_waker(Waker::noop());
     while write(&mut server, cx).is_ready() {
@@ -549,7 +549,7 @@ async fn a_client_that_does_not_read_is_owed_one_write() {
         assert!(owed <= AT_ONCE * (LARGEST + 64), "{owed}");
     }
     let sent = async {
-        poll_fn(|cx| write(&mut server, cx)).await.unwrap();
+        poll_fn(|cx| write(&mut server, cx)).await;
         server.shutdown().await.unwrap();
     };
     let heard = async {
@@ -564,26 +564,65 @@ async fn a_client_that_does_not_read_is_owed_one_write() {
 }
 
 #[tokio::test]
-async fn records_that_carry_nothing_do_not_keep_others_waiting() {
+async fn records_that_carry_nothing_are_taken_up_to_a_bound() {
     let (mut server, mut client) = pair(SUITE).await;
-    // More than is read in one turn, and less than the sockets take.
-    let empties: Vec<u8> = (0..20_000).flat_map(|_| client.record(DATA, b"")).collect();
-    let data = client.record(DATA, b"data");
-    let sends = async {
-        client.socket.write_all(&empties).await.unwrap();
-        client.socket.write_all(&data).await.unwrap();
+    for _ in 0..2 {
+        for _ in 0..32 {
+            client.say(DATA, b"").await;
+        }
+        client.say(DATA, b"data").await;
+        assert_eq!(next(&mut server).await.unwrap(), b"data");
+    }
+    for _ in 0..33 {
+        client.say(DATA, b"").await;
+    }
+    let e = next(&mut server).await.unwrap_err();
+    let too_many = Error::PeerMisbehaved(PeerMisbehaved::TooManyEmptyFragments);
+    assert_eq!(error_of(&e), &too_many);
+}
+
+/// A ClientHello that announces early data, though nothing has allowed any.
+fn eager_hello() -> Vec<u8> {
+    const EARLY_DATA: [u8; 4] = [0, 42, 0, 0];
+    let (_, client) = configurations(SUITE);
+    let mut session = UnbufferedClientConnection::new(client, localhost()).unwrap();
+    let mut hello = vec![0; 8192];
+    let state = session.process_tls_records(&mut []).state;
+    let Ok(ConnectionState::EncodeTlsData(mut message)) = state else {
+        panic!("no hello");
     };
-    let mut turns = 0;
-    let reads = poll_fn(|cx| {
-        turns += 1;
-        let mut data = [0; 16];
-        let mut asked = ReadBuf::new(&mut data);
-        ready!(Pin::new(&mut server).poll_read(cx, &mut asked)).unwrap();
-        assert_eq!(asked.filled(), b"data");
-        Poll::Ready(())
-    });
-    tokio::join!(sends, reads);
-    assert!(turns > 1, "{turns}");
+    let length = message.encode(&mut hello).unwrap();
+    hello.truncate(length);
+    // Record, message, version, random; then session, ciphers, compressions.
+    let mut at = HEADER + 4 + 2 + 32;
+    at += 1 + usize::from(hello[at]);
+    at += 2 + usize::from(u16::from_be_bytes([hello[at], hello[at + 1]]));
+    at += 1 + usize::from(hello[at]);
+    for lower_half in [3, 7, at] {
+        let length = u16::from_be_bytes([hello[lower_half], hello[lower_half + 1]]) + 4;
+        hello[lower_half..lower_half + 2].copy_from_slice(&length.to_be_bytes());
+    }
+    hello.extend_from_slice(&EARLY_DATA);
+    hello
+}
+
+#[tokio::test]
+async fn early_data_is_passed_over_if_it_can_be_any_and_is_little() {
+    let sealed = [[23, 3, 3, 0, 40].as_slice(), &[7; 40]].concat();
+    for (early, why) in [
+        ([23, 3, 3, 0, 0].repeat(4000), io::ErrorKind::InvalidData),
+        ([23, 3, 3, 0, 1, 7].repeat(4000), io::ErrorKind::InvalidData),
+        (sealed.repeat(1000), io::ErrorKind::InvalidData),
+        (sealed.repeat(5), io::ErrorKind::UnexpectedEof),
+    ] {
+        let (ours, _) = configurations(SUITE);
+        let (mut client, server) = sockets().await;
+        client.write_all(&eager_hello()).await.unwrap();
+        client.write_all(&early).await.unwrap();
+        client.shutdown().await.unwrap();
+        let e = accept(server, ours).await.err().unwrap();
+        assert_eq!(e.kind(), why, "{} {e}", early.len());
+    }
 }
 
 #[tokio::test]
@@ -616,5 +655,43 @@ async fn what_is_no_handshake_is_refused() {
         drop(client.read_to_end(&mut heard).await);
         assert_eq!(e.kind(), why, "{said:?}: {e}");
         assert_eq!(heard, answer, "{said:?}: {e}");
+    }
+}
+
+#[tokio::test]
+async fn whatever_a_client_seals_what_comes_before_a_fault_arrives() {
+    let mut chance = fastrand::Rng::with_seed(8);
+    for _ in 0..150 {
+        let suite = if chance.bool() { SUITE } else { OLD_SUITE };
+        let (mut server, mut client) = pair(suite).await;
+        let (mut sent, mut certain) = (Vec::new(), None);
+        for _ in 0..chance.usize(1..6) {
+            let kind = ContentType::from(chance.u8(20..25));
+            let payload: Vec<u8> = (0..chance.usize(0..6)).map(|_| chance.u8(0..3)).collect();
+            let payload = if chance.bool() {
+                &KEY_UPDATE_ASKED[..]
+            } else {
+                &payload
+            };
+            let mut record = client.record(kind, payload);
+            let broken = chance.u8(0..8) == 0;
+            if broken {
+                let at = chance.usize(..record.len());
+                record[at] ^= chance.u8(1..);
+            }
+            if broken || kind != DATA {
+                certain.get_or_insert(sent.len());
+            }
+            if kind == DATA {
+                sent.extend_from_slice(payload);
+            }
+            client.socket.write_all(&record).await.unwrap();
+        }
+        client.socket.shutdown().await.unwrap();
+        let mut came = Vec::new();
+        while let Ok(1..) = server.read_buf(&mut came).await {}
+        assert!(sent.starts_with(&came), "{came:?} of {sent:?}");
+        let certain = certain.unwrap_or(sent.len());
+        assert!(came.len() >= certain, "{} of {certain}", came.len());
     }
 }
