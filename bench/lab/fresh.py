@@ -4,8 +4,11 @@ import statistics
 import time
 
 from . import load, machine
-from .peers import GET, KEY
+from .peers import GET, KEY, Peer
 from .verify import SOCKET
+
+# Slices with one worker, and as many with two, of the row of two cores.
+PAIRS = 8
 
 
 def idle(peer, o):
@@ -65,7 +68,8 @@ def start(peer, o):
 def cores(peer, o):
     """Requests a second of two workers on two cores against one worker on one.
 
-    The load must not be the limit. Where there are four cores it has two or more for itself, and what was
+    Both run all the while and have the load in turns, in short slices: what the machine does meanwhile meets
+    both. The load must not be the limit. Where there are four cores it has two or more for itself, and what was
     measured counts if the proxy's cores were busy all the time. Else proxy and load share all cores, with one
     worker as with two, and the answer is computed: two cores do 2 * (CPU of a request with one worker) /
     (CPU of a request with two). That holds what two workers cost each other (counters, caches, locks that
@@ -74,23 +78,33 @@ def cores(peer, o):
     apart = len(machine.CORES) >= 4
     copies = max(1, min(4, len(machine.CORES) - 3))
     whole = {"done": 0, "errors": 0, "refused": 0}
-    for workers in (1, 2):
-        peer.start(workers=workers, cores=set(machine.CORES[:workers] if apart else machine.CORES))
-        load_cores = machine.LOAD
-        machine.LOAD = set(machine.CORES[2:] if apart else machine.CORES)
-        try:
-            load.asked(peer, "http", GET, conns=64, secs=o.secs / 4)
-            seen = load.asked(peer, "http", GET, conns=64, secs=2 * o.secs, copies=copies)
-        finally:
-            machine.LOAD = load_cores
-            peer.stop()
-        for name in ("done", "errors", "refused"):
-            whole[name] += seen[name]
-        whole |= {f"{name}_{workers}": seen[name] for name in ("rps", "busy", "cpu_us")}
-    measured = apart and whole["busy_1"] > 0.95 and whole["busy_2"] > 1.9
-    computed = 2 * whole["cpu_us_1"] / whole["cpu_us_2"]
-    whole |= {"measured": int(measured), "computed": computed}
-    return whole | {"scaling": whole["rps_2"] / whole["rps_1"] if measured else computed}
+    both = {1: peer, 2: Peer(peer.name, peer.place, peer.backend)}
+    slices = {1: [], 2: []}
+    load_cores = machine.LOAD
+    machine.LOAD = set(machine.CORES[2:] if apart else machine.CORES)
+    try:
+        for workers, one in both.items():
+            one.start(workers=workers, cores=set(machine.CORES[:workers] if apart else machine.CORES))
+            load.asked(one, "http", GET, conns=64, secs=o.secs / 4)
+        for number in range(PAIRS):
+            for workers in (1, 2) if number % 2 == 0 else (2, 1):
+                seen = load.asked(both[workers], "http", GET, conns=64, secs=o.secs / 2, copies=copies)
+                slices[workers].append(seen)
+                for name in whole:
+                    whole[name] += seen[name]
+    finally:
+        machine.LOAD = load_cores
+        for one in both.values():
+            one.stop()
+    middle = {
+        f"{name}_{workers}": statistics.median(seen[name] for seen in of)
+        for workers, of in slices.items()
+        for name in ("rps", "busy", "cpu_us")
+    }
+    measured = apart and middle["busy_1"] > 0.95 and middle["busy_2"] > 1.9
+    computed = 2 * middle["cpu_us_1"] / middle["cpu_us_2"]
+    whole |= middle | {"measured": int(measured), "computed": computed}
+    return whole | {"scaling": middle["rps_2"] / middle["rps_1"] if measured else computed}
 
 
 def churn(peer, o):
