@@ -194,9 +194,9 @@ pub fn load(tls: &Tls, host: &str, previous: Option<&Served>) -> Result<Served, 
     // Nothing may come before the handshake is over: it could be sent twice.
     config.max_early_data_size = 0;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // Tickets carry the session themselves: no table to share between workers or to fill up.
-    // For the ciphers of records, which are applied in `stream`.
+    // `stream` applies the ciphers to records itself.
     config.enable_secret_extraction = true;
+    // Tickets carry the session themselves: no table to share between workers or to fill up.
     config.ticketer = crypto::Ticketer::new().map_err(|e| ConfigError(format!("tls: {e}")))?;
     Ok(Served {
         config: Arc::new(config),
