@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 
-use super::scenarios::Scenario;
+use super::scenarios::{Pace, Scenario};
 use super::support::Gateway;
 
 /// Instructions for one of what the scenario does: it is done `few` times and three times as often,
@@ -25,7 +25,7 @@ async fn in_all(scenario: &Scenario, times: usize) -> u64 {
         .toml(scenario.toml)
         .env("COUNTED_BINARY", &binary);
     let mut gateway = setup.start().await;
-    scenario.load.run(&gateway, times).await;
+    scenario.load.run(&gateway, times, Pace::Calm).await;
     gateway.signal(Signal::TERM);
     assert_eq!(gateway.left().await, Some(0), "{}", scenario.name);
     let files = threads(&gateway.folder.0);

@@ -16,6 +16,7 @@ pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
 
 mod baseline;
 mod counted;
+mod gathered;
 mod scenarios;
 #[allow(
     unused_imports,

@@ -2,15 +2,19 @@
 //! counts is what that thing takes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::{SinkExt, StreamExt};
 use http_body_util::BodyExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
+use super::gathered::Gathered;
 use super::support::certificates::{careless, connect_at};
 use super::support::load::{self, LARGE};
-use super::support::{Backend, Client, Gateway, KEY, Proto, Raw, full, ok, tls, websocket};
+use super::support::{
+    Backend, Client, Gateway, KEY, Proto, Raw, TlsStreamOf, full, ok, tls, websocket,
+};
 
 /// A path of the API.
 const API: &str = "/cobrowsing/api/visitors/list/latest";
@@ -63,6 +67,23 @@ pub enum Load {
     Connections(bool),
     /// A large answer or, `true`, a large request.
     Bodies(bool),
+}
+
+/// When a client sends its next request.
+#[derive(Clone, Copy)]
+pub enum Pace {
+    /// When the one before is answered.
+    AtOnce,
+    /// When the gateway is asleep: whether it is on its way there, and how far, would be chance.
+    Calm,
+}
+
+impl Pace {
+    async fn keep(self) {
+        if matches!(self, Self::Calm) {
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    }
 }
 
 /// One request.
@@ -187,10 +208,10 @@ pub fn scenarios() -> Vec<Scenario> {
 
 impl Load {
     /// Does it `times` times, and sees that each was answered rightly.
-    pub async fn run(self, gateway: &Gateway, times: usize) {
+    pub async fn run(self, gateway: &Gateway, times: usize, pace: Pace) {
         match self {
-            Self::Requests(call, 1) => call.one_by_one(gateway, times).await,
-            Self::Requests(call, at_once) => call.at_once(gateway, times, at_once).await,
+            Self::Requests(call, 1) => call.one_by_one(gateway, times, pace).await,
+            Self::Requests(call, at_once) => call.at_once(gateway, times, at_once, pace).await,
             Self::Messages(size) => messages(gateway, size, times).await,
             Self::Connections(resumed) => connections(gateway, resumed, times).await,
             Self::Bodies(up) => bodies(gateway, up, times).await,
@@ -199,11 +220,17 @@ impl Load {
 }
 
 impl Call {
-    async fn one_by_one(self, gateway: &Gateway, times: usize) {
-        let mut client = Client::connect(gateway, self.proto).await;
+    async fn connected(self, gateway: &Gateway) -> Gathered<TlsStreamOf> {
+        let stream = tls(gateway, &[self.proto.alpn()], rustls::DEFAULT_VERSIONS).await;
+        Gathered::new(stream.unwrap())
+    }
+
+    async fn one_by_one(self, gateway: &Gateway, times: usize, pace: Pace) {
+        let mut client = Client::through(self.connected(gateway).await, self.proto).await;
         // Where a limit refuses, the first one was admitted.
         client.api("GET", API, "").await;
         for _ in 0..times {
+            pace.keep().await;
             let body = vec![b'b'; self.body];
             let reply = client
                 .call(self.method, self.path, self.headers, body)
@@ -213,13 +240,13 @@ impl Call {
     }
 
     /// Over HTTP/2, `at_once` streams at a time.
-    async fn at_once(self, gateway: &Gateway, times: usize, at_once: usize) {
-        let stream = tls(gateway, &["h2"], rustls::DEFAULT_VERSIONS).await;
-        let io = TokioIo::new(stream.unwrap());
+    async fn at_once(self, gateway: &Gateway, times: usize, at_once: usize, pace: Pace) {
+        let io = TokioIo::new(self.connected(gateway).await);
         let connected = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await;
         let (mut sender, connection) = connected.unwrap();
         let driver = tokio::spawn(connection);
         for _ in 0..times / at_once {
+            pace.keep().await;
             let answers = (0..at_once).map(|_| {
                 let request = http::Request::builder()
                     .method(self.method)

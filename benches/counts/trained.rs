@@ -5,7 +5,7 @@ use std::path::Path;
 use futures_util::future::join_all;
 use rustix::process::Signal;
 
-use super::scenarios::Scenario;
+use super::scenarios::{Pace, Scenario};
 use super::support::Gateway;
 
 /// Clients of one gateway at a time.
@@ -24,7 +24,11 @@ pub async fn by(scenario: &Scenario, folder: &Path) {
         .env("LLVM_PROFILE_FILE", file.to_str().unwrap())
         .start()
         .await;
-    let load = (0..CLIENTS).map(|_| scenario.load.run(&gateway, AS_MUCH * scenario.few));
+    let load = (0..CLIENTS).map(|_| {
+        scenario
+            .load
+            .run(&gateway, AS_MUCH * scenario.few, Pace::AtOnce)
+    });
     join_all(load).await;
     gateway.signal(Signal::TERM);
     assert_eq!(gateway.left().await, Some(0), "{}", scenario.name);

@@ -16,17 +16,19 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+/// Under callgrind the work that fits in a slice takes fifty times as long.
+const SLOWER: u64 = if cfg!(feature = "slow-motion") { 50 } else { 1 };
 /// The time that is shared in a round: some twenty requests, or a few of the most expensive kind.
-const SLICE: Duration = Duration::from_micros(300);
+const SLICE: Duration = Duration::from_micros(300 * SLOWER);
 /// A turn of a connection with a large body over HTTP/1.1, two or three pieces of it: its requests are not
 /// many, and nothing is gained by looking at more of them at once.
-const BODY: Duration = Duration::from_micros(150);
+const BODY: Duration = Duration::from_micros(150 * SLOWER);
 /// A second one of these is not begun in a round.
 const _: () = assert!(BODY.as_micros() >= SLICE.as_micros() / 2);
 /// In one of so many rounds those that have used much come first, or they might never.
 const FOR_HEAVY: u32 = 4;
 /// Below so much in a round nobody has to be told of the next one.
-const LITTLE: Duration = Duration::from_micros(75);
+const LITTLE: Duration = Duration::from_micros(75 * SLOWER);
 
 /// The connections of a worker that want more than there is time for, in the order of their next turns.
 #[derive(Clone, Default)]

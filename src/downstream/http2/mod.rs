@@ -76,6 +76,10 @@ pub(super) fn serve(
         let link = &shared.link;
         let turns = Rc::clone(&bytes.turns);
         let mut requests = FuturesUnordered::new();
+        requests.push(Turn {
+            work: None,
+            turns: Rc::clone(&turns),
+        });
         let mut clock = Clock::new(session, &limits);
         let mut stop = pin!(session.worker.drain.stopping());
         let mut cut = pin!(session.worker.drain.cutting());
@@ -94,12 +98,12 @@ pub(super) fn serve(
                     let (counted, too_many) = share.begin();
                     let shared = Rc::clone(&shared);
                     requests.push(Turn {
-                        work: answer(Request {
+                        work: Some(answer(Request {
                             shared,
                             begun,
                             counted,
                             too_many,
-                        }),
+                        })),
                         turns: Rc::clone(&turns),
                     });
                 }
@@ -169,7 +173,10 @@ enum Ended {
 /// A request's task, which works while its connection has its turn.
 struct Turn {
     // Closing a connection to the backend takes longer than most polls, and is done here too.
-    work: Answering,
+    /// `None`: never done. One of these is always there: who has polled all requests of a
+    /// [`FuturesUnordered`] is woken by it to no purpose, which a lone request's connection would be
+    /// each time.
+    work: Option<Answering>,
     turns: Rc<Turns>,
 }
 
@@ -177,11 +184,15 @@ impl Future for Turn {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.turns.is_over() {
+        let this = &mut *self;
+        let Some(work) = &mut this.work else {
+            return Poll::Pending;
+        };
+        if this.turns.is_over() {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        Pin::new(&mut self.work).poll(cx)
+        Pin::new(work).poll(cx)
     }
 }
 

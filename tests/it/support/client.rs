@@ -11,7 +11,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -32,7 +32,7 @@ pub enum Proto {
 impl Proto {
     pub const BOTH: [Self; 2] = [Self::H1, Self::H2];
 
-    fn alpn(self) -> &'static str {
+    pub fn alpn(self) -> &'static str {
         match self {
             Self::H1 => "http/1.1",
             Self::H2 => "h2",
@@ -158,6 +158,14 @@ impl Client {
     async fn on(stream: TlsStreamOf, proto: Proto) -> Self {
         let alpn = proto.alpn();
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(alpn.as_bytes()));
+        Self::through(stream, proto).await
+    }
+
+    /// Through whatever carries its bytes.
+    pub async fn through(
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        proto: Proto,
+    ) -> Self {
         let io = TokioIo::new(stream);
         let (sender, driver) = if proto == Proto::H2 {
             let (sender, connection) = within(http2::handshake(TokioExecutor::new(), io))
