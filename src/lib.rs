@@ -12,7 +12,7 @@
 //! - [`stages`]: pure decisions on heads. [`rate_limit`]. [`tls`]. [`upstream`]: the backend's side.
 //!   [`otlp`]: traces to their receiver.
 //! - [`telemetry`]: metrics, log, traces, the record of a request. [`path`]: the canonical path.
-//! - [`config`], [`names`], [`reject`], [`body`], [`framing`], [`peer`], [`drain`]:
+//! - [`config`], [`names`], [`reject`], [`body`], [`fields`], [`framing`], [`peer`], [`drain`]:
 //!   words everyone may use.
 //!
 //! Beside the house stands `visitor`, the built-in backend: it imports nothing of the gateway and
@@ -24,6 +24,7 @@ pub mod body;
 pub mod config;
 pub mod downstream;
 pub mod drain;
+pub mod fields;
 pub mod framing;
 pub mod names;
 pub mod otlp;

@@ -14,6 +14,7 @@ use http_body::Body as _;
 
 use super::date;
 use super::wire::Wire;
+use crate::fields;
 use crate::pipeline::AnswerBody;
 
 /// How an answer is to be written.
@@ -79,7 +80,7 @@ pub(super) async fn write(
         }
     }
     out.extend_from_slice(b"\r\n");
-    drop(head);
+    fields::give_back(head.headers);
 
     let mut whole = bodiless || body.is_end_stream();
     let mut large = Bytes::new();

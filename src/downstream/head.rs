@@ -4,9 +4,10 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http::{HeaderName, HeaderValue, Method, Request, Uri, Version};
 use http::{header, request};
 
+use crate::fields;
 use crate::framing::{self, Decoder};
 use crate::reject::Reject;
 
@@ -145,7 +146,7 @@ fn parse<'b>(
     }
     head.request.uri = Uri::from_maybe_shared(bytes.slice_ref(target.as_bytes()))
         .map_err(|_invalid| Reject::BadRequest("The request's target is malformed."))?;
-    head.request.headers = HeaderMap::with_capacity(parsed.headers.len());
+    head.request.headers = fields::empty(parsed.headers.len());
     let mut framed = Framed::default();
     for field in parsed.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_invalid| FIELD)?;

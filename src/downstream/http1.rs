@@ -13,6 +13,7 @@ use super::head::{Bounds, Head};
 use super::reuse::Spare;
 use super::wire::Wire;
 use crate::body::Inbound;
+use crate::fields;
 use crate::framing::Decoder;
 use crate::pipeline::{self, Tunnel};
 use crate::reject::Reject;
@@ -88,9 +89,13 @@ async fn exchange((wire, head, bounds): (Rc<Wire>, Head, Bounds)) -> Option<Ende
         Inbound::Stream(Rc::clone(&wire) as Rc<_>)
     };
     wire.begin(head.body, head.expects_continue);
-    let request = Request::from_parts(head.request, body);
     let response = {
-        let mut handling = pin!(pipeline::handle(Rc::clone(session), request, head.flaw));
+        let mut handling = pin!(pipeline::handle(
+            Rc::clone(session),
+            &head.request,
+            body,
+            head.flaw
+        ));
         poll_fn(|cx| {
             if let Poll::Ready(response) = handling.as_mut().poll(cx) {
                 return Poll::Ready(Some(response));
@@ -99,6 +104,7 @@ async fn exchange((wire, head, bounds): (Rc<Wire>, Head, Bounds)) -> Option<Ende
         })
         .await
     };
+    fields::give_back(head.request.headers);
     let Some(response) = response else {
         return Some(Ended::Broken);
     };

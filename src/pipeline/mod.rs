@@ -14,7 +14,8 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, LOCATION, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body::Body as _;
 
 use crate::body::{Body, Inbound};
@@ -38,30 +39,31 @@ pub use session::{AnswerBody, Finish, Seen, Session, Tunnel, Worker};
 /// while it was read; such a one goes no further than its answer.
 pub async fn handle(
     session: Rc<Session>,
-    request: Request<Inbound>,
+    head: &Parts,
+    body: Inbound,
     flaw: Option<Reject>,
 ) -> Response<AnswerBody> {
     let mut record = Record::begin(
         &session.worker.recorder,
         &session.peer,
-        request.method(),
-        request.version(),
+        &head.method,
+        head.version,
     );
     if flaw.is_none() {
-        record.measure(request.uri(), request.headers());
+        record.measure(&head.uri, &head.headers);
     }
-    record.trace(request.headers());
+    record.trace(&head.headers);
     let in_flight = InFlight::begin(session);
     let session = &*in_flight;
-    record.request_id = request_id(session, request.headers());
+    record.request_id = request_id(session, &head.headers);
     let id = record.request_id.clone();
-    let preference = Preference::of(request.headers());
-    let asked_head = request.method() == Method::HEAD;
+    let preference = Preference::of(&head.headers);
+    let asked_head = head.method == Method::HEAD;
     let mut limits = Limits::default();
     let answered = match flaw {
-        None => answer(session, request, &mut record, &mut limits).await,
+        None => answer(session, head, body, &mut record, &mut limits).await,
         Some(flaw) => {
-            let routed = session.worker.snapshot().routes.route(request.uri().path());
+            let routed = session.worker.snapshot().routes.route(head.uri.path());
             record.route = routed;
             Err(flaw)
         }
@@ -145,19 +147,19 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The way of a request through the stages.
 async fn answer(
     session: &Session,
-    request: Request<Inbound>,
+    head: &Parts,
+    body: Inbound,
     record: &mut Record,
     limits: &mut Limits,
 ) -> Result<Answered, Reject> {
     let snapshot = session.worker.snapshot();
-    let (head, body) = request.into_parts();
     let framing = framing(
         &head.headers,
         body.size_hint().exact(),
         body.is_end_stream(),
     );
     let asked = Asked {
-        head: &head,
+        head,
         framing,
         ahead: session.ahead.get(),
         peer: &session.peer,

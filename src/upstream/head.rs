@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use crate::framing;
+use crate::{fields, framing};
 
 /// The largest head of an answer.
 const MAX_HEAD: usize = 64 << 10;
@@ -73,7 +73,7 @@ pub(super) fn take(buffer: &mut BytesMut, asked_head: bool) -> Result<Option<Hea
 
     let mut head = Head {
         status,
-        headers: HeaderMap::with_capacity(spans.len() + MORE_FIELDS),
+        headers: fields::empty(spans.len() + MORE_FIELDS),
         framing: Framing::None,
         persistent: http_1_1,
         keep_alive: None,

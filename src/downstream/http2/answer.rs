@@ -18,6 +18,7 @@ use super::frame::Code;
 use super::link::{Begun, Link};
 use super::stream::Stream;
 use crate::body::{self, Inbound, Unfinished};
+use crate::fields;
 use crate::pipeline::{self, AnswerBody, Session};
 use crate::reject::Reject;
 
@@ -75,18 +76,16 @@ async fn give(
     let flaw = asked
         .flaw
         .or_else(|| too_many.then_some(Reject::Overloaded));
-    let asked_head = asked.request.method() == Method::HEAD;
-    let request = asked.request.map(|()| {
-        if has_body && flaw.is_none() {
-            let (shared, stream) = (Rc::clone(&shared), Rc::clone(&stream));
-            Inbound::Stream(Rc::new(Upload { shared, stream }))
-        } else {
-            Inbound::None
-        }
-    });
+    let asked_head = asked.request.method == Method::HEAD;
+    let body = if has_body && flaw.is_none() {
+        let (shared, stream) = (Rc::clone(&shared), Rc::clone(&stream));
+        Inbound::Stream(Rc::new(Upload { shared, stream }))
+    } else {
+        Inbound::None
+    };
     let response = {
         let session = Rc::clone(&shared.session);
-        let mut handling = pin!(pipeline::handle(session, request, flaw));
+        let mut handling = pin!(pipeline::handle(session, &asked.request, body, flaw));
         poll_fn(|cx| {
             if stream.watch(cx) {
                 return Poll::Ready(None);
@@ -95,6 +94,7 @@ async fn give(
         })
         .await
     };
+    fields::give_back(asked.request.headers);
     if let Some(response) = response {
         write(&shared, &stream, response, asked_head).await;
     }
@@ -139,7 +139,7 @@ async fn write(
         .link
         .borrow_mut()
         .head(stream.id, head.status, &head.headers, length, ends);
-    drop(head);
+    fields::give_back(head.headers);
     if ends {
         return;
     }

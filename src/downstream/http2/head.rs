@@ -5,8 +5,8 @@ use http::{HeaderMap, Method, Request, Uri, Version, header};
 
 use super::super::head::Bounds;
 use super::hpack::{Field, Name};
-use crate::framing;
 use crate::reject::Reject;
+use crate::{fields, framing};
 
 /// As many fields need no second table.
 const USUAL_FIELDS: usize = 12;
@@ -32,7 +32,8 @@ pub(super) struct Malformed;
 /// A request whose head is there.
 #[derive(Debug)]
 pub(super) struct Asked {
-    pub(super) request: Request<()>,
+    /// Method, target, version and header fields.
+    pub(super) request: http::request::Parts,
     /// The length of its body, where it is told.
     pub(super) length: Option<u64>,
     pub(super) flaw: Option<Reject>,
@@ -46,7 +47,7 @@ impl Heading {
             scheme: None,
             authority: None,
             path: None,
-            headers: HeaderMap::with_capacity(USUAL_FIELDS),
+            headers: fields::empty(USUAL_FIELDS),
             length: None,
             size: 0,
             flaw: None,
@@ -140,15 +141,15 @@ impl Heading {
         parts.scheme = self.scheme.filter(|_| self.authority.is_some());
         parts.authority = self.authority;
         parts.path_and_query = self.path;
-        let mut request = Request::new(());
-        *request.method_mut() = self.method.unwrap_or_default();
-        *request.uri_mut() = Uri::from_parts(parts).or(if too_large {
+        let mut request = Request::new(()).into_parts().0;
+        request.method = self.method.unwrap_or_default();
+        request.uri = Uri::from_parts(parts).or(if too_large {
             Ok(Uri::from_static("*"))
         } else {
             Err(Malformed)
         })?;
-        *request.version_mut() = Version::HTTP_2;
-        *request.headers_mut() = self.headers;
+        request.version = Version::HTTP_2;
+        request.headers = self.headers;
         Ok(Asked {
             request,
             length: self.length,
@@ -190,13 +191,13 @@ mod tests {
     #[test]
     fn a_head_becomes_a_request() {
         let asked = with(&[("cookie", "a=1"), ("cookie", "b=2"), ("te", "trailers")]).unwrap();
-        assert_eq!(asked.request.uri(), "https://a.example:8443/b?c");
-        assert_eq!(asked.request.headers().get_all("cookie").iter().count(), 2);
+        assert_eq!(asked.request.uri, "https://a.example:8443/b?c");
+        assert_eq!(asked.request.headers.get_all("cookie").iter().count(), 2);
         assert!(asked.flaw.is_none() && asked.length.is_none());
         let asked = read(&[GET[0], GET[1], GET[3], ("host", "x")], true).unwrap();
-        assert_eq!(asked.request.uri(), "/b?c");
+        assert_eq!(asked.request.uri, "/b?c");
         let connect = [(":method", "CONNECT"), (":authority", "a:1")];
-        assert_eq!(read(&connect, false).unwrap().request.uri(), "a:1");
+        assert_eq!(read(&connect, false).unwrap().request.uri, "a:1");
         let options = [(":method", "OPTIONS"), GET[1], GET[2], (":path", "*")];
         assert!(read(&options, true).unwrap().flaw.is_none());
     }
