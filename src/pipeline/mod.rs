@@ -139,7 +139,7 @@ enum Answered {
     /// An answer in memory.
     Full(Response<Bytes>),
     /// A 101 of the backend, and the connection to it.
-    Switches(Response<()>, Connection),
+    Switches(Response<()>, Box<Connection>),
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

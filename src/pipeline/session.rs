@@ -148,7 +148,7 @@ impl Session {
 /// A tunnel that was agreed to.
 pub struct Tunnel {
     /// The backend's side.
-    pub backend: Connection,
+    pub backend: Box<Connection>,
     /// The record of the request that opened it.
     pub record: Record,
 }

@@ -23,7 +23,7 @@ const READ: std::ops::RangeInclusive<usize> = 8 << 10..=64 << 10;
 /// Far below what any backend waits before it closes an idle connection.
 const MOMENT: Duration = Duration::from_millis(50);
 
-/// A connection and what was read of it ahead.
+/// A connection and what was read of it ahead. In a box: it goes through many hands with each request.
 pub struct Connection {
     pub(super) stream: TcpStream,
     pub(super) buffer: BytesMut,
@@ -37,7 +37,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub(super) async fn open(settings: &Settings) -> io::Result<Self> {
+    pub(super) async fn open(settings: &Settings) -> io::Result<Box<Self>> {
         let stream = TcpStream::connect(&*settings.authority).await?;
         stream.set_nodelay(true)?;
         // A backend host that vanished is noticed although a tunnel may be silent for an hour.
@@ -46,7 +46,7 @@ impl Connection {
                 .with_time(Duration::from_secs(60))
                 .with_interval(Duration::from_secs(15)),
         )?;
-        Ok(Self {
+        Ok(Box::new(Self {
             stream,
             buffer: BytesMut::new(),
             read_size: *READ.start(),
@@ -54,7 +54,7 @@ impl Connection {
             idle_since: Instant::now(),
             announced: None,
             alarm: Alarm::new(settings.response_timeout),
-        })
+        }))
     }
 
     /// The socket and what was read of it ahead, for a tunnel.
@@ -115,7 +115,11 @@ impl Connection {
 /// Idle connections of one worker, the last used first.
 #[derive(Default)]
 pub(super) struct Pool {
-    idle: RefCell<Vec<Connection>>,
+    #[expect(
+        clippy::vec_box,
+        reason = "they are taken out and put back in their boxes"
+    )]
+    idle: RefCell<Vec<Box<Connection>>>,
 }
 
 impl Pool {
@@ -125,7 +129,7 @@ impl Pool {
         settings: &Settings,
         thorough: bool,
         now: Instant,
-    ) -> Option<Connection> {
+    ) -> Option<Box<Connection>> {
         let mut idle = self.idle.borrow_mut();
         while let Some(connection) = idle.pop() {
             if connection.authority == settings.authority
@@ -139,7 +143,7 @@ impl Pool {
     }
 
     /// Keeps a connection whose exchange is over and clean.
-    pub(super) fn put(&self, mut connection: Connection, size: usize) {
+    pub(super) fn put(&self, mut connection: Box<Connection>, size: usize) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < size {
             if connection.buffer.capacity() > 2 * READ.start() {

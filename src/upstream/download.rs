@@ -31,7 +31,7 @@ impl std::error::Error for Broken {}
 /// A body on its way from the backend.
 pub struct Download {
     /// Gone once the body has ended.
-    connection: Option<Connection>,
+    connection: Option<Box<Connection>>,
     decoder: Decoder,
     /// What is still to be sent when the backend answered early.
     outgoing: Option<Box<Outgoing>>,
@@ -45,7 +45,7 @@ pub struct Download {
 impl Download {
     /// `keep`: where the connection goes and how many are kept there, if it may be used again.
     pub(super) fn new(
-        connection: Connection,
+        connection: Box<Connection>,
         framing: Framing,
         outgoing: Option<Box<Outgoing>>,
         keep: Option<(Rc<Pool>, usize)>,
@@ -70,7 +70,7 @@ impl Download {
     }
 
     /// The connection of an answer that switched protocols.
-    pub fn into_connection(mut self) -> Option<Connection> {
+    pub fn into_connection(mut self) -> Option<Box<Connection>> {
         self.keep = None;
         self.connection.take()
     }

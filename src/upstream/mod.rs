@@ -242,7 +242,7 @@ impl Upstream {
         outgoing: &mut Outgoing,
         place: Option<&Place<'_>>,
         now: Instant,
-    ) -> Result<(Connection, Begun), Failure> {
+    ) -> Result<(Box<Connection>, Begun), Failure> {
         let kept = if ask.upgrade {
             None
         } else {
@@ -270,7 +270,7 @@ impl Upstream {
     fn answer(
         &self,
         settings: &Settings,
-        mut connection: Connection,
+        mut connection: Box<Connection>,
         Begun { head, sent }: Begun,
         outgoing: Outgoing,
         at: Instant,
@@ -297,7 +297,7 @@ impl Upstream {
         self.pool.close_idle(settings);
     }
 
-    async fn connect(&self, settings: &Settings) -> Result<Connection, Failure> {
+    async fn connect(&self, settings: &Settings) -> Result<Box<Connection>, Failure> {
         let opened =
             tokio::time::timeout(settings.connect_timeout, Connection::open(settings)).await;
         match opened.unwrap_or_else(|_elapsed| Err(std::io::ErrorKind::TimedOut.into())) {
