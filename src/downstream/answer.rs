@@ -44,35 +44,33 @@ thread_local! {
 /// middle, so that nobody takes it for whole.
 pub(super) async fn write(
     wire: &Wire,
-    response: Response<AnswerBody>,
+    response: &mut Response<AnswerBody>,
     manner: Manner,
 ) -> io::Result<bool> {
-    let (head, mut body) = response.into_parts();
+    let status = response.status();
     let bodiless = manner.asked_head
-        || head.status.is_informational()
-        || matches!(
-            head.status,
-            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-        );
-    let length = body.size_hint().exact();
+        || status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let length = response.body().size_hint().exact();
     let chunked = !bodiless && length.is_none() && manner.http_1_1;
     // Without chunks only the end of the connection tells the end of such a body.
     let persistent = manner.persistent && (bodiless || length.is_some() || chunked);
 
     let mut out = SPARE.take();
     out.clear();
-    head_lines(&mut out, head.status, &head.headers);
+    let headers = std::mem::take(response.headers_mut());
+    head_lines(&mut out, status, &headers);
     if chunked {
         out.extend_from_slice(b"transfer-encoding: chunked\r\n");
     } else if !bodiless
         && let Some(length) = length
-        && !head.headers.contains_key(CONTENT_LENGTH)
+        && !headers.contains_key(CONTENT_LENGTH)
     {
         out.extend_from_slice(b"content-length: ");
         out.extend_from_slice(length.to_string().as_bytes());
         out.extend_from_slice(b"\r\n");
     }
-    if !head.headers.contains_key(CONNECTION) {
+    if !headers.contains_key(CONNECTION) {
         if !persistent {
             out.extend_from_slice(b"connection: close\r\n");
         } else if !manner.http_1_1 {
@@ -80,8 +78,9 @@ pub(super) async fn write(
         }
     }
     out.extend_from_slice(b"\r\n");
-    fields::give_back(head.headers);
+    fields::give_back(headers);
 
+    let body = response.body_mut();
     let mut whole = bodiless || body.is_end_stream();
     let mut large = Bytes::new();
     // Since it was looked at.
@@ -95,7 +94,7 @@ pub(super) async fn write(
             // Gather …
             let mut waits = false;
             while !whole && !waits && large.is_empty() && out.len() < RECORD {
-                let data = match Pin::new(&mut body).poll_frame(cx) {
+                let data = match Pin::new(&mut *body).poll_frame(cx) {
                     Poll::Pending => {
                         waits = true;
                         break;

@@ -89,7 +89,8 @@ async fn exchange((wire, head, bounds): (Rc<Wire>, Head, Bounds)) -> Option<Ende
         Inbound::Stream(Rc::clone(&wire) as Rc<_>)
     };
     wire.begin(head.body, head.expects_continue);
-    let response = {
+    let mut response = None;
+    {
         let mut handling = pin!(pipeline::handle(
             Rc::clone(session),
             &head.request,
@@ -97,15 +98,16 @@ async fn exchange((wire, head, bounds): (Rc<Wire>, Head, Bounds)) -> Option<Ende
             head.flaw
         ));
         poll_fn(|cx| {
-            if let Poll::Ready(response) = handling.as_mut().poll(cx) {
-                return Poll::Ready(Some(response));
+            if let Poll::Ready(answered) = handling.as_mut().poll(cx) {
+                response = Some(answered);
+                return Poll::Ready(());
             }
-            wire.poll_gone(cx, bounds.bytes).map(|()| None)
+            wire.poll_gone(cx, bounds.bytes)
         })
-        .await
-    };
+        .await;
+    }
     fields::give_back(head.request.headers);
-    let Some(response) = response else {
+    let Some(response) = &mut response else {
         return Some(Ended::Broken);
     };
     manner.persistent &= may_go_on(&wire) && !session.worker.drain.is_stopping();

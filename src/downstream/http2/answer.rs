@@ -83,19 +83,21 @@ async fn give(
     } else {
         Inbound::None
     };
-    let response = {
+    let mut response = None;
+    {
         let session = Rc::clone(&shared.session);
         let mut handling = pin!(pipeline::handle(session, &asked.request, body, flaw));
         poll_fn(|cx| {
             if stream.watch(cx) {
-                return Poll::Ready(None);
+                return Poll::Ready(());
             }
-            handling.as_mut().poll(cx).map(Some)
+            let answered = handling.as_mut().poll(cx);
+            answered.map(|answered| response = Some(answered))
         })
-        .await
-    };
+        .await;
+    }
     fields::give_back(asked.request.headers);
-    if let Some(response) = response {
+    if let Some(response) = &mut response {
         write(&shared, &stream, response, asked_head).await;
     }
     over.done = true;
@@ -123,23 +125,22 @@ impl Drop for Over {
 async fn write(
     shared: &Shared,
     stream: &Rc<Stream>,
-    response: Response<AnswerBody>,
+    response: &mut Response<AnswerBody>,
     asked_head: bool,
 ) {
-    let (head, body) = response.into_parts();
-    let bodiless = asked_head
-        || matches!(
-            head.status,
-            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-        );
-    let told = head.headers.contains_key(http::header::CONTENT_LENGTH);
+    let status = response.status();
+    let bodiless =
+        asked_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let headers = std::mem::take(response.headers_mut());
+    let body = response.body_mut();
+    let told = headers.contains_key(http::header::CONTENT_LENGTH);
     let length = body.size_hint().exact().filter(|_| !bodiless && !told);
     let ends = bodiless || body.is_end_stream();
     shared
         .link
         .borrow_mut()
-        .head(stream.id, head.status, &head.headers, length, ends);
-    fields::give_back(head.headers);
+        .head(stream.id, status, &headers, length, ends);
+    fields::give_back(headers);
     if ends {
         return;
     }
@@ -157,7 +158,7 @@ async fn write(
 struct Writing<'s> {
     shared: &'s Shared,
     stream: &'s Rc<Stream>,
-    body: AnswerBody,
+    body: &'s mut AnswerBody,
     /// What is left of the last piece.
     rest: Bytes,
     /// Runs while the client could take more and does not.
@@ -184,7 +185,7 @@ impl Writing<'_> {
                 return Poll::Pending;
             }
             if self.rest.is_empty() {
-                match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                match ready!(Pin::new(&mut *self.body).poll_frame(cx)) {
                     Some(Ok(frame)) => self.rest = frame.into_data().unwrap_or_default(),
                     Some(Err(_broken)) => {
                         link.borrow_mut().reset(self.stream.id, Code::Internal);
