@@ -35,7 +35,9 @@ fn read(bytes: &[u8], piece: usize) -> Vec<String> {
                 if !data.is_empty() {
                     seen.push(format!("{:?}", std::mem::take(&mut data)));
                 }
-                match scan.take(&mut buffer, BOUNDS) {
+                let bytes = scan.take(&mut buffer, BOUNDS);
+                let head = bytes.and_then(|bytes| bytes.map(|bytes| Head::parse(&bytes, BOUNDS)).transpose());
+                match head {
                     Ok(None) => true,
                     Ok(Some(Head { request, body: framed, persistent, flaw, .. })) => {
                         assert!(flaw.is_some() || !request.uri.path().contains('#'));

@@ -79,21 +79,26 @@ impl Scan {
         Ok(None)
     }
 
-    /// Takes one head from the front of `buffer`; `None`: it is not complete yet. An error is one
-    /// after which nothing more on this connection can be understood.
-    pub fn take(&mut self, buffer: &mut BytesMut, bounds: Bounds) -> Result<Option<Head>, Reject> {
+    /// Takes one head from the front of `buffer`, for [`Head::parse`]; `None`: it is not complete yet. An
+    /// error is one after which nothing more on this connection can be understood.
+    pub fn take(&mut self, buffer: &mut BytesMut, bounds: Bounds) -> Result<Option<Bytes>, Reject> {
         let Some(length) = self.end(buffer, bounds)? else {
             return Ok(None);
         };
         *self = Self::default();
-        let bytes = buffer.split_to(length).freeze();
+        Ok(Some(buffer.split_to(length).freeze()))
+    }
+}
+
+impl Head {
+    /// Understands a whole head. After an error nothing more on its connection can be understood.
+    pub fn parse(bytes: &Bytes, bounds: Bounds) -> Result<Self, Reject> {
         if bounds.fields <= USUAL_FIELDS {
             let mut fields = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
-            parse(&bytes, &mut fields[..bounds.fields])
+            parse(bytes, &mut fields[..bounds.fields])
         } else {
-            parse(&bytes, &mut vec![MaybeUninit::uninit(); bounds.fields])
+            parse(bytes, &mut vec![MaybeUninit::uninit(); bounds.fields])
         }
-        .map(Some)
     }
 }
 
@@ -246,7 +251,12 @@ mod tests {
     };
 
     fn read(text: &str) -> Result<Option<Head>, Reject> {
-        Scan::default().take(&mut BytesMut::from(text), BOUNDS)
+        take(&mut Scan::default(), &mut BytesMut::from(text))
+    }
+
+    fn take(scan: &mut Scan, buffer: &mut BytesMut) -> Result<Option<Head>, Reject> {
+        let bytes = scan.take(buffer, BOUNDS)?;
+        bytes.map(|bytes| Head::parse(&bytes, BOUNDS)).transpose()
     }
 
     fn head(fields: &str) -> Head {
@@ -258,7 +268,7 @@ mod tests {
     #[test]
     fn a_head_is_taken_whole_and_what_follows_stays() {
         let mut buffer = BytesMut::from("\r\nGET /a?b HTTP/1.1\r\nX-A: 1\r\nX-A: 2\r\n\r\nGET");
-        let head = Scan::default().take(&mut buffer, BOUNDS).unwrap().unwrap();
+        let head = take(&mut Scan::default(), &mut buffer).unwrap().unwrap();
         assert_eq!(head.request.uri, "/a?b");
         let values: Vec<_> = head.request.headers.get_all("x-a").iter().collect();
         assert_eq!(values, ["1", "2"]);
@@ -376,7 +386,7 @@ mod tests {
             let (mut scan, mut buffer, mut rest) = (Scan::default(), BytesMut::new(), text.as_bytes());
             let mut pieces = pieces.into_iter().cycle();
             let head = loop {
-                if let Some(head) = scan.take(&mut buffer, BOUNDS).unwrap() {
+                if let Some(head) = take(&mut scan, &mut buffer).unwrap() {
                     break head;
                 }
                 let n = pieces.next().unwrap().min(rest.len());
@@ -392,7 +402,7 @@ mod tests {
 
         #[test]
         fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            drop(Scan::default().take(&mut BytesMut::from(&bytes[..]), BOUNDS));
+            drop(take(&mut Scan::default(), &mut BytesMut::from(&bytes[..])));
         }
     }
 }

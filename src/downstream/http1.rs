@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Method, Request, StatusCode, Version};
 
 use super::answer::{self, Manner};
@@ -34,7 +35,7 @@ pub(super) enum Ended {
 }
 
 thread_local! {
-    static SPARE: Spare<(Rc<Wire>, Head, Bounds), Option<Ended>> = const { Spare::new() };
+    static SPARE: Spare<(Rc<Wire>, Result<Bytes, Reject>, Bounds), Option<Ended>> = const { Spare::new() };
 }
 
 /// Answers requests until the connection is over.
@@ -43,9 +44,8 @@ pub(super) async fn converse(wire: &Rc<Wire>, bounds: Bounds) -> Ended {
         let Some(read) = wire.head(bounds).await else {
             return Ended::Broken;
         };
-        let head = read.unwrap_or_else(unreadable);
         // In a place of its own, so that an idle connection is small.
-        let of = (Rc::clone(wire), head, bounds);
+        let of = (Rc::clone(wire), read, bounds);
         if let Some(ended) = Spare::future(&SPARE, exchange, of).await {
             return ended;
         }
@@ -55,8 +55,7 @@ pub(super) async fn converse(wire: &Rc<Wire>, bounds: Bounds) -> Ended {
 /// Tells a client that its head did not come in time.
 pub(super) async fn say_too_slow(wire: &Rc<Wire>, bounds: Bounds) {
     // Who is slow to send may be slow to read: no more than a second for it.
-    let head = unreadable(Reject::RequestTimeout);
-    let said = exchange((Rc::clone(wire), head, bounds));
+    let said = exchange((Rc::clone(wire), Err(Reject::RequestTimeout), bounds));
     drop(tokio::time::timeout(Duration::from_secs(1), said).await);
 }
 
@@ -75,7 +74,12 @@ fn unreadable(flaw: Reject) -> Head {
 }
 
 /// One request and its answer; `None`: another may follow.
-async fn exchange((wire, head, bounds): (Rc<Wire>, Head, Bounds)) -> Option<Ended> {
+async fn exchange(
+    (wire, read, bounds): (Rc<Wire>, Result<Bytes, Reject>, Bounds),
+) -> Option<Ended> {
+    // Here, so that it need not move: it is large.
+    let head = read.and_then(|bytes| Head::parse(&bytes, bounds));
+    let head = head.unwrap_or_else(unreadable);
     let session = &wire.session;
     let mut manner = Manner {
         http_1_1: head.request.version == Version::HTTP_11,

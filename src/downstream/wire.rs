@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::io::poll_read_buf;
 
-use super::head::{Bounds, Head, Scan};
+use super::head::{Bounds, Scan};
 use super::turn::{Queue, Turns};
 use crate::body::{self, Unfinished};
 use crate::framing::{Decoded, Decoder};
@@ -167,9 +167,9 @@ impl Wire {
         done
     }
 
-    /// The next request; what is left of the last one's body is read away first. `None`: the
+    /// The next request's head; what is left of the last one's body is read away first. `None`: the
     /// client has closed.
-    pub(super) async fn head(&self, bounds: Bounds) -> Option<Result<Head, Reject>> {
+    pub(super) async fn head(&self, bounds: Bounds) -> Option<Result<Bytes, Reject>> {
         let mut scan = Scan::default();
         poll_fn(|cx| {
             let inner = &mut *self.inner.borrow_mut();

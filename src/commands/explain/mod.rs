@@ -104,7 +104,7 @@ fn read(arguments: &Arguments, snapshot: &Snapshot) -> Result<Result<Head, Rejec
         fields: limits.header_count,
     };
     match Scan::default().take(&mut BytesMut::from(text.as_bytes()), bounds) {
-        Ok(Some(head)) => Ok(Ok(head)),
+        Ok(Some(bytes)) => Ok(Head::parse(&bytes, bounds)),
         Ok(None) => Err(Wrong("this is no whole request".into())),
         Err(reject) => Ok(Err(reject)),
     }
