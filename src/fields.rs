@@ -63,7 +63,7 @@ mod tests {
         give_back(HeaderMap::new());
         give_back(HeaderMap::with_capacity(2 * LARGE));
         assert_eq!(spared(), 0);
-        let all: Vec<_> = (0..2 * MOST).map(empty).collect();
+        let all: Vec<_> = (0..2 * MOST).map(|_| empty(1)).collect();
         all.into_iter().for_each(give_back);
         assert_eq!(spared(), MOST);
     }
