@@ -34,19 +34,28 @@ pub(super) enum Ended {
     Switched(Box<Tunnel>),
 }
 
+/// What an exchange begins with.
+struct Read {
+    wire: Rc<Wire>,
+    /// The bytes of the request's head.
+    head: Result<Bytes, Reject>,
+    bounds: Bounds,
+}
+
 thread_local! {
-    static SPARE: Spare<(Rc<Wire>, Result<Bytes, Reject>, Bounds), Option<Ended>> = const { Spare::new() };
+    static SPARE: Spare<Read, Option<Ended>> = const { Spare::new() };
 }
 
 /// Answers requests until the connection is over.
 pub(super) async fn converse(wire: &Rc<Wire>, bounds: Bounds) -> Ended {
     loop {
-        let Some(read) = wire.head(bounds).await else {
+        let Some(head) = wire.head(bounds).await else {
             return Ended::Broken;
         };
         // In a place of its own, so that an idle connection is small.
-        let of = (Rc::clone(wire), read, bounds);
-        if let Some(ended) = Spare::future(&SPARE, exchange, of).await {
+        let wire = Rc::clone(wire);
+        let read = Read { wire, head, bounds };
+        if let Some(ended) = Spare::future(&SPARE, exchange, read).await {
             return ended;
         }
     }
@@ -55,7 +64,11 @@ pub(super) async fn converse(wire: &Rc<Wire>, bounds: Bounds) -> Ended {
 /// Tells a client that its head did not come in time.
 pub(super) async fn say_too_slow(wire: &Rc<Wire>, bounds: Bounds) {
     // Who is slow to send may be slow to read: no more than a second for it.
-    let said = exchange((Rc::clone(wire), Err(Reject::RequestTimeout), bounds));
+    let said = exchange(Read {
+        wire: Rc::clone(wire),
+        head: Err(Reject::RequestTimeout),
+        bounds,
+    });
     drop(tokio::time::timeout(Duration::from_secs(1), said).await);
 }
 
@@ -74,11 +87,9 @@ fn unreadable(flaw: Reject) -> Head {
 }
 
 /// One request and its answer; `None`: another may follow.
-async fn exchange(
-    (wire, read, bounds): (Rc<Wire>, Result<Bytes, Reject>, Bounds),
-) -> Option<Ended> {
+async fn exchange(Read { wire, head, bounds }: Read) -> Option<Ended> {
     // Here, so that it need not move: it is large.
-    let head = read.and_then(|bytes| Head::parse(&bytes, bounds));
+    let head = head.and_then(|bytes| Head::parse(&bytes, bounds));
     let head = head.unwrap_or_else(unreadable);
     let session = &wire.session;
     let mut manner = Manner {
