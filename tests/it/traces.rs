@@ -355,7 +355,7 @@ async fn a_receiver_that_is_slow_wrong_or_away_costs_no_request_anything() {
         let at = receiver.as_ref().map_or(free, |receiver| receiver.address);
         let gateway = Gateway::before(&backend)
             .toml(&format!(
-                "[trace]\nendpoint = 'http://{at}'\nratio = 1.0\nqueue = 20\ntimeout = '1s'"
+                "[trace]\nendpoint = 'http://{at}'\nratio = 1.0\nqueue = 20\ntimeout = '500ms'"
             ))
             .start()
             .await;
