@@ -90,7 +90,7 @@ fn unreadable(flaw: Reject) -> Head {
 async fn exchange(Read { wire, head, bounds }: Read) -> Option<Ended> {
     // Here, so that it need not move: it is large.
     let head = head.and_then(|bytes| Head::parse(&bytes, bounds));
-    let head = head.unwrap_or_else(unreadable);
+    let mut head = head.unwrap_or_else(unreadable);
     let session = &wire.session;
     let mut manner = Manner {
         http_1_1: head.request.version == Version::HTTP_11,
@@ -121,7 +121,9 @@ async fn exchange(Read { wire, head, bounds }: Read) -> Option<Ended> {
         })
         .await;
     }
-    fields::give_back(head.request.headers);
+    // Nothing of it waits until the answer is taken.
+    fields::give_back(std::mem::take(&mut head.request.headers));
+    drop(head.request);
     let Some(response) = &mut response else {
         return Some(Ended::Broken);
     };

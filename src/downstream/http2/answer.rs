@@ -64,7 +64,7 @@ async fn give(
 ) {
     let Begun {
         stream,
-        asked,
+        mut asked,
         has_body,
     } = begun;
     let mut over = Over {
@@ -96,7 +96,9 @@ async fn give(
         })
         .await;
     }
-    fields::give_back(asked.request.headers);
+    // Nothing of it waits until the answer is taken.
+    fields::give_back(std::mem::take(&mut asked.request.headers));
+    drop(asked.request);
     if let Some(response) = &mut response {
         write(&shared, &stream, response, asked_head).await;
     }
