@@ -16,8 +16,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// Under callgrind the work that fits in a slice takes fifty times as long.
-const SLOWER: u64 = if cfg!(feature = "slow-motion") { 50 } else { 1 };
+/// Under callgrind, for which `benches/run` builds, the work that fits in a slice takes fifty times as long.
+const SLOWER: u64 = if cfg!(slow_motion) { 50 } else { 1 };
 /// The time that is shared in a round: some twenty requests, or a few of the most expensive kind.
 const SLICE: Duration = Duration::from_micros(300 * SLOWER);
 /// A turn of a connection with a large body over HTTP/1.1, two or three pieces of it: its requests are not
