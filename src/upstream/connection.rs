@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -10,7 +11,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
@@ -22,6 +23,10 @@ const READ: std::ops::RangeInclusive<usize> = 8 << 10..=64 << 10;
 
 /// Far below what any backend waits before it closes an idle connection.
 const MOMENT: Duration = Duration::from_millis(50);
+
+/// Within a machine no network is congested. Some of what the system may be set to (`bbr`) paces what it sends,
+/// by a timer, there as well: an upload then costs a third more.
+const WITHIN_A_MACHINE: &[u8] = b"reno";
 
 /// A connection and what was read of it ahead. In a box: it goes through many hands with each request.
 pub struct Connection {
@@ -38,7 +43,7 @@ pub struct Connection {
 
 impl Connection {
     pub(super) async fn open(settings: &Settings) -> io::Result<Box<Self>> {
-        let stream = TcpStream::connect(&*settings.authority).await?;
+        let stream = connect(&settings.authority).await?;
         stream.set_nodelay(true)?;
         // A backend host that vanished is noticed although a tunnel may be silent for an hour.
         SockRef::from(&stream).set_tcp_keepalive(
@@ -112,6 +117,26 @@ impl Connection {
     }
 }
 
+/// Connects to the first address of `authority` that lets us.
+async fn connect(authority: &str) -> io::Result<TcpStream> {
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, "it has no address");
+    for address in lookup_host(authority).await? {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        }?;
+        if address.ip().to_canonical().is_loopback() {
+            // Without it the connection does as well, for more.
+            drop(SockRef::from(&socket).set_tcp_congestion(WITHIN_A_MACHINE));
+        }
+        match socket.connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(e) => failed = e,
+        }
+    }
+    Err(failed)
+}
+
 /// Idle connections of one worker, the last used first.
 #[derive(Default)]
 pub(super) struct Pool {
@@ -160,5 +185,34 @@ impl Pool {
         idle.retain(|connection| {
             !connection.is_expired(settings, now) && !connection.is_dead(false)
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_paces_what_stays_within_a_machine() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for host in ["127.0.0.1", "localhost"] {
+            let stream = connect(&format!("{host}:{port}")).await.unwrap();
+            let control = SockRef::from(&stream).tcp_congestion().unwrap();
+            assert!(control.starts_with(WITHIN_A_MACHINE), "{host}: {control:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_cannot_be_reached_is_told_by_what_the_system_says() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let refused = connect(&address).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     }
 }
