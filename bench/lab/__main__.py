@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import datetime
 import os
+import random
 import signal
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ def command_line():
     )
     p.add_argument("--row", action="append", metavar="ROW,…", help="only these; --list names them")
     p.add_argument("--peers", metavar="PEER,…", help='only these; "none": the gateway alone')
-    p.add_argument("--rounds", type=int, default=6, help="of short slices, forwards and backwards (default: 6)")
+    p.add_argument("--rounds", type=int, default=6, help="of short slices, each in an order of its own (default: 6)")
     p.add_argument("--secs", type=float, default=2, help="of a slice (default: 2)")
     p.add_argument("--binary", help="the gateway (default: target/release/cobrowse-gateway, built where it is missing)")
     p.add_argument(
@@ -81,6 +82,11 @@ def options():
 def say(text):
     """Progress, for who watches."""
     print(text, file=sys.stderr, flush=True)
+
+
+def turns(peers, row, number):
+    """All of them, in an order that is the same in each run: what comes first or after whom has no favourite."""
+    return random.Random(f"{row.name} {number}").sample(peers, len(peers))
 
 
 class Run:
@@ -148,7 +154,7 @@ class Run:
             load.asked(peer, "http", GET, conns=64, secs=0.5)  # warm
         for number in range(self.options.rounds):
             for row in rows:
-                for peer in peers if number % 2 == 0 else reversed(peers):
+                for peer in turns(peers, row, number):
                     if self.takes_part(row, peer):
                         self.measure(row, peer, number, self.options.rounds)
 
@@ -157,7 +163,7 @@ class Run:
         for row in [row for row in self.rows if row.fresh]:
             rounds = 1 if row.name in ("churn", "syscalls") else min(3, self.options.rounds)
             for number in range(rounds):
-                for peer in peers if number % 2 == 0 else reversed(peers):
+                for peer in turns(peers, row, number):
                     if not self.takes_part(row, peer):
                         continue
                     try:
