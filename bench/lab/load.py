@@ -89,7 +89,8 @@ def asked(peer, mode, path, *, key=True, during=contextlib.nullcontext, copies=1
                 one.stdin.flush()
             seen = [said(one, peer) for one in clients]
             used = costs(before, machine.cpu(peer.pid), began, core)
-    whole = seen[0] | {name: sum(one[name] for one in seen) for name in ("done", "errors", "refused", "sent", "read")}
+    sums = ("done", "errors", "refused", "sent", "read", "unseen")
+    whole = seen[0] | {name: sum(one.get(name, 0) for one in seen) for name in sums}
     return figures(whole, used)
 
 

@@ -166,6 +166,10 @@ def notes(data):
         yield f"Other jobs took {middle:.0%} of the proxy's core in the median, {max(others):.0%} at most."
         if middle > MANY_OTHERS:
             yield "That is much: do not quote these figures."
+    paced = [run for run in runs if run["row"] in ("lat", "ws_lat")]
+    if any(run.get("unseen") for run in paced):
+        share = sum(run.get("unseen", 0) for run in paced) / sum(run["done"] for run in paced)
+        yield f"At a fixed rate {share:.1%} met a moment in which the machine stood still, and have no latency."
     if of["cores"]:
         how = {1: "measured", 0: "computed from CPU per request, as the load needed the same cores"}
         yield "Two cores: " + ", ".join(sorted({how[run["measured"]] for run in of["cores"]})) + "."

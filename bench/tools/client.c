@@ -1,7 +1,7 @@
 // The load: one thread, epoll, HTTP/1.1 and WebSockets, over TLS 1.3 or plain.
 //
 //   client MODE --port P [--tls 0|1] [--path /x] [--auth KEY] [--conns N] [--secs D] [--rate R]
-//               [--count N] [--size BYTES] [--resume 0|1]
+//               [--count N] [--size BYTES] [--resume 0|1] [--watch CORE]
 //
 //   http   the same request again and again on kept connections; --size: with a body of so many bytes
 //   ws     WebSocket messages of --size bytes, each echoed before the next one is sent
@@ -11,11 +11,17 @@
 //   stamp FILE PROGRAM ...   write the monotonic time into FILE and become PROGRAM
 //
 // With --rate, http and ws are an open loop: R messages a second, whatever becomes of those before;
-// latency counts from the moment a message was DUE, so a stall is seen by all who waited for it.
+// latency counts from the moment a message was DUE, so a stall is seen by all who waited for it. With --watch, what
+// met a moment in which this core or the client's own did nothing for anybody has no latency; "unseen" are as many.
 //
 // http and ws (when their connections are open) and hs print "ready" and wait for a line on stdin: who
 // measures looks at the proxy's CPU then. idle holds until stdin ends. One line of JSON comes out.
 #include "conn.h"
+#include "witness.h"
+
+static struct span { double due, end; } *answered; // with --rate
+static long nanswered, unseen;
+static int watched = -1;
 
 static void begin(conn *c, double due) {
   c->due = due;
@@ -60,7 +66,7 @@ static void moved(conn *c) {
     opened(c, 1);
   } else {
     done++;
-    if (nlatency < room) latency[nlatency++] = now() - c->due;
+    if (nanswered < room) answered[nanswered++] = (struct span){c->due, now()};
     if (rate) idle[nidle++] = c;
     else begin(c, 0);
   }
@@ -69,6 +75,13 @@ static void moved(conn *c) {
 static int ascending(const void *a, const void *b) {
   double x = *(const double *)a, y = *(const double *)b;
   return x < y ? -1 : x > y;
+}
+
+static void sort_out(void) { // latencies, but for those that tell of the machine alone
+  for (long i = 0; i < nanswered; i++)
+    if (stood_still(answered[i].due, answered[i].end)) unseen++;
+    else latency[nlatency++] = answered[i].end - answered[i].due;
+  qsort(latency, nlatency, sizeof *latency, ascending);
 }
 
 static double part(double p) { return nlatency ? latency[(long)((nlatency - 1) * p)] * 1e6 : 0; }
@@ -141,6 +154,7 @@ static void run(void) {
   }
   while (ready < conns && now() < t0 + 60) wait_and_move(now() + 1);
   if (mode == IDLE) return;
+  if (watched >= 0) watch_cores(watched);
   t0 = told_to_go();
   if (!rate) {
     while (nidle) begin(idle[--nidle], 0);
@@ -188,6 +202,7 @@ int main(int argc, char **argv) {
     else if (!strcmp(k, "count")) count = atol(v);
     else if (!strcmp(k, "size")) size = atol(v);
     else if (!strcmp(k, "resume")) resume_ = atoi(v);
+    else if (!strcmp(k, "watch")) watched = atoi(v);
     else { fprintf(stderr, "client: what is --%s?\n", k); return 2; }
   }
   if (mode == FIRST) conns = 1;
@@ -198,13 +213,15 @@ int main(int argc, char **argv) {
   idle = calloc(conns, sizeof *idle);
   room = rate ? (long)(rate * secs) : 0;
   latency = calloc(room + 1, sizeof *latency);
+  answered = calloc(room + 1, sizeof *answered);
   began = now();
   run();
   double end = now();
-  qsort(latency, nlatency, sizeof *latency, ascending);
+  end_watch();
+  sort_out();
   printf("{\"done\":%ld,\"errors\":%ld,\"refused\":%ld,\"secs\":%.6f,\"at\":%.6f,\"full\":%ld,\"resumed\":%ld,\"sent\":%ld,\"read\":%ld",
          done, errors, refused, end - began, end, full, resumed, sent_bytes, read_bytes);
-  if (rate) printf(",\"p50_us\":%.1f,\"p99_us\":%.1f,\"p999_us\":%.1f,\"max_us\":%.1f,\"late_us\":%.1f", part(.5), part(.99), part(.999), part(1), late * 1e6);
+  if (rate) printf(",\"p50_us\":%.1f,\"p99_us\":%.1f,\"p999_us\":%.1f,\"max_us\":%.1f,\"late_us\":%.1f,\"unseen\":%ld", part(.5), part(.99), part(.999), part(1), late * 1e6, unseen);
   printf("}\n");
   fflush(stdout);
   if (mode == IDLE) while (read(0, scratch, 8) > 0);
