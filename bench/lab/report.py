@@ -150,11 +150,21 @@ def calls(data):
     return table(["System calls per answer", "HTTP/1.1", "HTTP/2", "WebSocket echo"], rows, 4) if rows else []
 
 
+def shape(options):
+    """How often and how long each is loaded."""
+    return f"{options['rounds']} rounds of {options['secs']:g} s"
+
+
 def notes(data):
     """How the figures came about, a sentence each."""
     o, runs = data["options"], data["runs"]
     of = {name: [run for run in runs if run["row"] == name] for name in ("cores", "idle_ws", "churn", "syscalls")}
-    yield f"Measured on {data['date']}, {data['cores']} cores; {o['rounds']} rounds of {o['secs']:g} s; medians."
+    slices = {}
+    for run in runs:
+        slices.setdefault(run.get("slices", shape(o)), {})[run["row"]] = None
+    if len(slices) > 1:  # of several runs
+        slices = {f"{', '.join(rows)} in {long}": rows for long, rows in slices.items()}
+    yield f"Measured on {data['date']}, {data['cores']} cores; {'; '.join(slices)}; medians."
     yield (
         "Versions: "
         + ", ".join(f"{title(peer).rstrip('0123456789. ')} {version}" for peer, version in data["versions"].items())
@@ -220,6 +230,8 @@ def load(files):
             data = json.loads(file.read_text())
         except (OSError, ValueError) as error:
             raise Trouble(f"{file}: {error}") from error
+        for run in data["runs"]:
+            run.setdefault("slices", shape(data["options"]))
         if whole:
             again = {run["row"] for run in data["runs"]}
             data["runs"] = [run for run in whole["runs"] if run["row"] not in again] + data["runs"]

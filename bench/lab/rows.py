@@ -61,13 +61,15 @@ def h2(peer, o):
 
 
 def latency(peer, o):
-    """Waits at a fixed rate; longer than other slices, there must be some of the slowest thousandth."""
+    """Waits at a fixed rate."""
     return load.asked(peer, "http", GET, conns=32, **at_a_fixed_rate(o))
 
 
 def at_a_fixed_rate(o):
-    """How the client is to ask; what meets a moment in which the machine stands still is not counted."""
-    return {"rate": o.rate, "secs": 2.5 * o.secs, "watch": min(machine.PROXY)}
+    """How the client is to ask: long enough that there are some of the slowest thousandth, whatever other slices
+    are; and what meets a moment in which the machine stands still is not counted."""
+    secs = 2.5 * (o.secs if o.small else max(1, o.secs))
+    return {"rate": o.rate, "secs": secs, "watch": min(machine.PROXY)}
 
 
 def connections(resume):
