@@ -1,6 +1,6 @@
 // Who watches whether a core stands still: a thread that goes before all others wants it each millisecond. Where it
 // had to wait, the machine itself had something else to do, and whoever was to be answered then waited for that. A
-// proxy that is busy does not keep it waiting. Used by client.c alone, after conn.h.
+// proxy that is busy does not keep it waiting, but for what it has the kernel do in one piece. Used by client.c alone, after conn.h.
 #include <pthread.h>
 #include <sched.h>
 

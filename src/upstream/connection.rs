@@ -25,7 +25,7 @@ const READ: std::ops::RangeInclusive<usize> = 8 << 10..=64 << 10;
 const MOMENT: Duration = Duration::from_millis(50);
 
 /// Within a machine no network is congested. Some of what the system may be set to (`bbr`) paces what it sends,
-/// by a timer, there as well: an upload then costs a third more.
+/// by a timer, there as well: an upload then costs 1.3 times as much.
 const WITHIN_A_MACHINE: &[u8] = b"reno";
 
 /// A connection and what was read of it ahead. In a box: it goes through many hands with each request.
