@@ -12,8 +12,8 @@
 //! - [`stages`]: pure decisions on heads. [`rate_limit`]. [`tls`]. [`upstream`]: the backend's side.
 //!   [`otlp`]: traces to their receiver.
 //! - [`telemetry`]: metrics, log, traces, the record of a request. [`path`]: the canonical path.
-//! - [`config`], [`names`], [`reject`], [`body`], [`fields`], [`framing`], [`peer`], [`drain`]:
-//!   words everyone may use.
+//! - [`config`], [`names`], [`reject`], [`body`], [`buffers`], [`fields`], [`framing`], [`peer`],
+//!   [`drain`]: words everyone may use.
 //!
 //! Beside the house stands `visitor`, the built-in backend: it imports nothing of the gateway and
 //! is reached only through a socket.
@@ -21,6 +21,7 @@
 pub mod admin;
 pub mod alarm;
 pub mod body;
+pub mod buffers;
 pub mod config;
 pub mod downstream;
 pub mod drain;

@@ -14,8 +14,8 @@ use http_body::Body as _;
 
 use super::date;
 use super::wire::Wire;
-use crate::fields;
 use crate::pipeline::AnswerBody;
+use crate::{buffers, fields};
 
 /// How an answer is to be written.
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +91,8 @@ pub(super) async fn write(
                 ready!(wire.poll_piece(cx));
                 given = 0;
             }
-            // Gather …
+            // For a client that does not take what was read nothing more is. Gather …
+            ready!(wire.poll_flush(cx))?;
             let mut waits = false;
             while !whole && !waits && large.is_empty() && out.len() < RECORD {
                 let data = match Pin::new(&mut *body).poll_frame(cx) {
@@ -138,8 +139,11 @@ pub(super) async fn write(
                 n -= of_out;
                 if n > 0 {
                     large.advance(n);
-                    if large.is_empty() && chunked {
-                        out.extend_from_slice(b"\r\n");
+                    if large.is_empty() {
+                        buffers::give_back_of(&mut large);
+                        if chunked {
+                            out.extend_from_slice(b"\r\n");
+                        }
                     }
                 }
             }

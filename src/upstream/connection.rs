@@ -17,9 +17,10 @@ use tokio_util::io::poll_read_buf;
 
 use super::Settings;
 use crate::alarm::Alarm;
+use crate::buffers;
 
 /// Smallest and largest read.
-const READ: std::ops::RangeInclusive<usize> = 8 << 10..=64 << 10;
+const READ: std::ops::RangeInclusive<usize> = 8 << 10..=buffers::ROOM;
 
 /// Far below what any backend waits before it closes an idle connection.
 const MOMENT: Duration = Duration::from_millis(50);
@@ -69,19 +70,30 @@ impl Connection {
 
     /// Reads more into the buffer; 0 is the end. Reads grow while they fill what they are given.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let shared = self.buffer.is_empty() && self.read_size == *READ.end();
+        if shared {
+            self.buffer = buffers::take();
+        }
         self.buffer.reserve(self.read_size);
         let room = self.buffer.capacity() - self.buffer.len();
-        let n = ready!(poll_read_buf(
-            Pin::new(&mut self.stream),
-            cx,
-            &mut self.buffer
-        ))?;
+        let read = poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.buffer);
+        if shared && self.buffer.is_empty() {
+            buffers::give_back(std::mem::take(&mut self.buffer));
+        }
+        let n = ready!(read)?;
         if n == room {
             self.read_size = (self.read_size * 2).min(*READ.end());
         } else if n < self.read_size / 4 {
             self.read_size = (self.read_size / 2).max(*READ.start());
         }
         Poll::Ready(Ok(n))
+    }
+
+    /// So much of the buffer was taken: if it is a large one, it is now the taker's.
+    pub(super) fn hand_over(&mut self, taken: usize) {
+        if self.buffer.is_empty() && taken > 2 * READ.start() {
+            self.buffer = BytesMut::new();
+        }
     }
 
     /// The backend closes idle connections after so many seconds: we do it a second earlier.

@@ -123,6 +123,7 @@ impl Body for Download {
             }
             match this.decoder.decode(&mut connection.buffer) {
                 Ok(Decoded::Data(data)) => {
+                    connection.hand_over(data.len());
                     this.release_at_end();
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }

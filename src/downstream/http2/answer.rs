@@ -18,9 +18,9 @@ use super::frame::Code;
 use super::link::{Begun, Link};
 use super::stream::Stream;
 use crate::body::{self, Inbound, Unfinished};
-use crate::fields;
 use crate::pipeline::{self, AnswerBody, Session};
 use crate::reject::Reject;
+use crate::{buffers, fields};
 
 /// As much of a body as is written before other streams have their turn, bytes.
 const PIECE: usize = 16 << 10;
@@ -206,6 +206,9 @@ impl Writing<'_> {
                     .data(self.stream, &self.rest[..piece], whole);
             }
             self.rest.advance(piece);
+            if self.rest.is_empty() {
+                buffers::give_back_of(&mut self.rest);
+            }
             given += piece;
             if whole {
                 return Poll::Ready(());

@@ -23,7 +23,7 @@ pub use handshake::accept;
 use records::{LARGEST, Opened, Records};
 
 /// As much as is sealed at a time, records.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 8;
 /// Pieces of what is written that become one record.
 const PIECES: usize = 8;
 

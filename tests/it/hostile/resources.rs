@@ -205,6 +205,57 @@ async fn requests_without_end_behind_a_slow_one_are_not_taken_in() {
 }
 
 /// The first flight of a handshake, without the head of its record.
+/// An answer that is more than all sockets on its way hold.
+fn endless() -> Backend {
+    Backend::new(|conn| {
+        while conn.request().is_some() {
+            let piece = vec![b'x'; 256 << 10];
+            let pieces = 256;
+            let size = pieces * piece.len();
+            conn.say(format!("HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n").as_bytes());
+            for _ in 0..pieces {
+                if !conn.say(&piece) {
+                    return;
+                }
+            }
+        }
+    })
+}
+
+#[tokio::test]
+async fn who_takes_no_download_costs_what_is_sealed_for_it_and_no_more() {
+    const CLIENTS: u64 = 16;
+    let backend = endless();
+    let gateway = Gateway::before(&backend).start().await;
+    let mut first = Client::connect(&gateway, Proto::H1).await;
+    assert_eq!(first.get("/cobrowsing/x").await.body.len(), 64 << 20);
+    let before = memory(&gateway, "VmRSS");
+    let mut all = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut raw = Raw::connect(&gateway).await;
+        raw.say(ONE).await;
+        all.push(raw);
+    }
+    backend.until_requests(1 + CLIENTS as usize).await;
+    let mut last = 0;
+    eventually("standstill", || {
+        let now = memory(&gateway, "VmRSS");
+        let still = now <= std::mem::replace(&mut last, now);
+        async move {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            still.then_some(())
+        }
+    })
+    .await;
+    let each = last.saturating_sub(before) / CLIENTS;
+    eprintln!("3.6 downloads not taken: {each} KiB each");
+    assert!(each < 128, "3.6 {each} KiB");
+    for mut raw in all {
+        let mut some = [0; 16 << 10];
+        within(raw.stream.read_exact(&mut some)).await.unwrap();
+    }
+}
+
 fn hello() -> Vec<u8> {
     let name = ServerName::try_from("localhost").unwrap();
     let mut client = rustls::ClientConnection::new(client_config(), name).unwrap();
