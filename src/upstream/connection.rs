@@ -72,6 +72,7 @@ impl Connection {
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let shared = self.buffer.is_empty() && self.read_size == *READ.end();
         if shared {
+            buffers::give_back(std::mem::take(&mut self.buffer));
             self.buffer = buffers::take();
         }
         self.buffer.reserve(self.read_size);
