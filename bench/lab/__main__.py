@@ -17,7 +17,7 @@ from .verify import faults
 
 # Relative paths on the command line are seen from where it was called.
 FROM = Path(os.environ.get("BENCH_FROM", "."))
-KEPT = ("rounds", "secs", "rate", "conns", "sockets", "mib", "churn")
+KEPT = ("congestion", "rounds", "secs", "rate", "conns", "sockets", "mib", "churn")
 
 
 def command_line():
@@ -40,6 +40,9 @@ def command_line():
     p.add_argument("--full", action="store_true", help="1,000,000 of them")
     p.add_argument(
         "--small", action="store_true", help="the smallest sizes: does it still work? The figures mean nothing"
+    )
+    p.add_argument(
+        "--congestion", metavar="NAME", help="the system's congestion control during the run (default: as it is)"
     )
     p.add_argument("--no-install", action="store_true", help="say what is missing in place of installing it")
     p.add_argument("--out", type=Path, help="JSON of the run (default: bench/results/latest.json)")
@@ -185,7 +188,7 @@ def main():
         data = report.load([FROM / name for name in o.read])
     else:
         machine.check()
-        with prepared(o) as place:
+        with prepared(o) as place, machine.congestion(o.congestion) as o.congestion:
             data = Run(o, place).all()
         say(f"all figures: {o.out}")
     print(report.text(data), end="")

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 from .setup import Trouble
 
@@ -15,6 +16,7 @@ CORES = sorted(os.sched_getaffinity(0))
 PROXY = {CORES[0]}
 # Load, backend and this program; never the proxy's core.
 LOAD = set(CORES[1:])
+CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 OPEN_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
@@ -23,6 +25,26 @@ def check():
     if len(CORES) < 2:
         raise Trouble("two cores are needed: one for the proxy, one for the load")
     os.sched_setaffinity(0, LOAD)  # what is started from here stays there, too
+
+
+@contextlib.contextmanager
+def congestion(wanted):
+    """The system's congestion control is `wanted` meanwhile; as it is for `None`. Gives its name."""
+    found = CONGESTION.read_text().strip()
+    if wanted in (None, found):
+        yield found
+        return
+    there = CONGESTION.with_name("tcp_available_congestion_control").read_text().split()
+    if wanted not in there:
+        raise Trouble(f"no congestion control {wanted}; there are {', '.join(there)}")
+    try:
+        CONGESTION.write_text(wanted)
+    except OSError as error:
+        raise Trouble(f"--congestion {wanted}: {error}; it wants root") from error
+    try:
+        yield wanted
+    finally:
+        CONGESTION.write_text(found)
 
 
 def most_sockets():

@@ -151,8 +151,9 @@ def calls(data):
 
 
 def shape(options):
-    """How often and how long each is loaded."""
-    return f"{options['rounds']} rounds of {options['secs']:g} s"
+    """How often and how long each is loaded, and how TCP goes about it."""
+    by = f" with {options['congestion']}" if options.get("congestion") else ""
+    return f"{options['rounds']} rounds of {options['secs']:g} s{by}"
 
 
 def notes(data):
