@@ -176,6 +176,7 @@ fn carry(
         (backend, first.freeze()),
         terms,
         worker.drain.clone(),
+        Rc::clone(&worker.upstream.busy_poll),
         metrics,
         move |closed| {
             record.tunnel_ended(closed);

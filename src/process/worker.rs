@@ -85,6 +85,10 @@ fn work(listeners: Vec<TcpListener>, common: Common, tell: &mpsc::Sender<Result<
             drain.clone(),
             admission,
         ));
+        let busy_poll = Rc::clone(&worker.upstream.busy_poll);
+        drop(tokio::task::spawn_local(
+            async move { busy_poll.run().await },
+        ));
         let owner = Rc::clone(&worker);
         drop(tokio::task::spawn_local(async move {
             let mut tick = tokio::time::interval(Duration::from_secs(1));

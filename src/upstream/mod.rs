@@ -5,6 +5,7 @@
 
 mod adaptive;
 mod admission;
+mod busy_poll;
 mod connection;
 mod direction;
 mod download;
@@ -29,6 +30,7 @@ use http::StatusCode;
 use adaptive::SLOWER;
 pub use admission::{Admission, Rules};
 use admission::{Asker, Place};
+pub use busy_poll::BusyPoll;
 pub use connection::Connection;
 use connection::Pool;
 pub use download::Download;
@@ -152,6 +154,8 @@ pub struct Upstream {
     pool: Rc<Pool>,
     /// Held by each request that has no answer yet.
     waiting: Rc<()>,
+    /// Looks for what the backend answers at once.
+    pub busy_poll: Rc<BusyPoll>,
     admission: Arc<Admission>,
     metrics: Arc<Metrics>,
 }
@@ -162,6 +166,7 @@ impl Upstream {
         Self {
             pool: Rc::new(Pool::default()),
             waiting: Rc::default(),
+            busy_poll: Rc::default(),
             admission,
             metrics,
         }
@@ -194,9 +199,11 @@ impl Upstream {
         let now = Instant::now();
         let mut busy = now - ready >= SLOWER;
         let place = self.admit(settings, ask, outgoing.is_whole(), now)?;
+        self.busy_poll.sent(now);
         let answered = self
             .exchange_on_any(settings, ask, &mut outgoing, place.as_ref(), now)
             .await;
+        self.busy_poll.came();
         drop(waiting);
         let at = Instant::now();
         if let Some(place) = place {

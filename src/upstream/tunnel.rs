@@ -6,6 +6,7 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::BusyPoll;
 use super::direction::{Direction, Side};
 use super::pulse::{Due, Ping, Pulse};
 use crate::alarm::Alarm;
@@ -53,6 +55,7 @@ pub fn run<C: AsyncRead + AsyncWrite + Unpin>(
     (backend, first): (TcpStream, Bytes),
     terms: Arc<Terms>,
     drain: Drain,
+    busy_poll: Rc<BusyPoll>,
     metrics: Arc<Metrics>,
     ended: impl FnOnce(Closed),
 ) -> impl Future<Output = ()> {
@@ -93,6 +96,12 @@ pub fn run<C: AsyncRead + AsyncWrite + Unpin>(
                 let moved = (tunnel.up.moved - before.0, tunnel.down.moved - before.1);
                 if moved != (0, 0) {
                     tunnel.moved_at = Instant::now();
+                    if moved.1 > 0 {
+                        busy_poll.came();
+                    }
+                    if moved.0 > 0 {
+                        busy_poll.sent(tunnel.moved_at.into());
+                    }
                     metrics.tunnels.received.inc_by(moved.0);
                     metrics.tunnels.sent.inc_by(moved.1);
                 }
@@ -359,6 +368,7 @@ mod tests {
             (near.unwrap(), Bytes::new()),
             Arc::new(terms),
             drain.clone(),
+            Rc::default(),
             metrics,
             |closed| tell.send(closed).unwrap(),
         );
