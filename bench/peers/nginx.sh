@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # nginx, Debian. Limiter: limit_req, keyed by client address. Metrics: stub_status, which is less.
+# Where less than a sixteenth of its connections are free it closes those that have not asked yet: so many more.
 case $1 in
 caps) echo "h1 h2 ws ratelimit metrics:/metrics" ;;
 version) nginx -v 2>&1 | sed 's/.*nginx.//' ;;
@@ -7,7 +8,7 @@ start)
 cat > "$WORK/nginx.conf" <<E
 daemon off; worker_processes $WORKERS; pid $WORK/nginx.pid; error_log $WORK/error.log error;
 $([ "$(id -u)" != 0 ] || echo "user root;")
-events { worker_connections $((CONNECTIONS * 2 + 1000)); multi_accept on; }
+events { worker_connections $(((CONNECTIONS * 2 + 1000) * 16 / 15)); multi_accept on; }
 http {
   access_log off; server_tokens off; default_type application/octet-stream;
   client_body_temp_path $WORK/cb; proxy_temp_path $WORK/pt; fastcgi_temp_path $WORK/ft; uwsgi_temp_path $WORK/ut; scgi_temp_path $WORK/st;
